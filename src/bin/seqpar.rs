@@ -1,0 +1,2 @@
+//! seqpar command line
+fn main() {}

@@ -1,0 +1,10 @@
+use super::{Plan, lower::Lowered, memory::Memory};
+use crate::error::Result;
+
+/// A plan that obeys the law.
+pub struct Checked<T>(T);
+/// check
+pub fn check(plan: Plan) -> Result<Checked<Plan>> {
+    let _ = plan;
+    unimplemented!()
+}

@@ -1,0 +1,3 @@
+//! Not written yet.
+/// m
+pub struct Memory;
