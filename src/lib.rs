@@ -1,7 +1,9 @@
 //! seqpar
 
+pub mod comm;
 pub mod dtype;
 pub mod error;
+pub mod exec;
 pub mod kernel;
 pub mod machine;
 pub mod mesh;
