@@ -2,6 +2,7 @@
 
 pub mod dtype;
 pub mod error;
+pub mod json;
 pub mod kernel;
 pub mod machine;
 pub mod mesh;
