@@ -4,6 +4,7 @@ pub mod comm;
 pub mod dtype;
 pub mod error;
 pub mod exec;
+pub mod json;
 pub mod kernel;
 pub mod machine;
 pub mod mesh;
