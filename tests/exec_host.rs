@@ -1,5 +1,5 @@
 //! The host executor and its transport, on plans built by hand: collectives with uneven and empty
-//! slots, failure and deadlines, clocks, link, gates, leases, binding, memory, trace.
+//! slots, failure and deadlines, gates, leases, binding, memory.
 
 #[path = "exec_host/binding.rs"]
 mod binding;
@@ -11,5 +11,3 @@ mod failure;
 mod gates;
 #[path = "exec_host/plans.rs"]
 mod plans;
-#[path = "exec_host/timing.rs"]
-mod timing;

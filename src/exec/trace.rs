@@ -1,7 +1,7 @@
 //! Writes a [`Report`] as a Chrome/Perfetto trace: complete events (`ph:"X"`), pid = rank, tid =
 //! stream, times in µs. Open it at <https://ui.perfetto.dev> or `chrome://tracing`.
 //!
-//! Format: Trace Event Format, JSON object form. Test: `tests/exec_host.rs` parses it.
+//! Format: Trace Event Format, JSON object form. Test: `tests/exec_timing.rs` parses it.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

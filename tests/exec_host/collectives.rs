@@ -191,3 +191,38 @@ fn five_hundred_runs_give_one_answer() {
         assert_eq!(bindings.gather().unwrap()["y"], x);
     }
 }
+
+#[test]
+fn a_sender_may_not_reuse_its_slot_before_it_is_taken() {
+    let plan = |rank: usize| {
+        let mut b = Builder::new(rank, 2);
+        let (dims, comm) = ([1, 1, 1, 4], b.stream("comm"));
+        let (first, second) = (b.tag(), b.tag());
+        if rank == 0 {
+            let x = b.buffer("x", Role::Input, Dtype::F32, [1, 2, 1, 4], Some(rows("x", 2, 4, 0, 2)));
+            let t = b.temp("t", Dtype::F32, dims);
+            for (row, tag) in [(0, first), (1, second)] {
+                b.copy(comm, "fill", x.rows(row..row + 1), t);
+                b.comm(comm, "send", CommKind::SendRecv, tag, &[0, 1], Dtype::F32, &[(Direction::Send, 1, t)]);
+            }
+        } else {
+            let y = b.buffer("y", Role::Output, Dtype::F32, [1, 2, 1, 4], Some(rows("y", 2, 4, 0, 2)));
+            b.external(comm, "late", &[]);
+            for (row, tag) in [(0, first), (1, second)] {
+                let receive = [(Direction::Recv, 0, y.rows(row..row + 1))];
+                b.comm(comm, "receive", CommKind::SendRecv, tag, &[0, 1], Dtype::F32, &receive);
+            }
+        }
+        b.finish()
+    };
+    let mut prepared = lawful(vec![plan(0), plan(1)], options());
+    prepared.external(
+        "late",
+        std::sync::Arc::new(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            Ok(())
+        }),
+    );
+    let x = counting([1, 2, 1, 4], Dtype::F32);
+    assert_eq!(run(&mut prepared, &[("x", x.clone())]).0["y"], x);
+}

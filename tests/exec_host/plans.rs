@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use seqpar::dtype::Dtype;
-use seqpar::exec::Report;
 use seqpar::exec::host::{HostOptions, HostTensor, Prepared, prepare, run_tensors};
+use seqpar::exec::{Report, Span, SpanKind};
+use seqpar::kernel::spec::{Epilogue, Gemm, Kernel};
 use seqpar::plan::{Builder, CommKind, Direction, Placement, Plan, Role, View, check_world};
 use seqpar::shard::IndexMap;
 
@@ -72,4 +73,67 @@ pub(crate) fn two_streams(world: usize, dims: [usize; 4]) -> Vec<Plan> {
         b.finish()
     };
     (0..world).map(plan).collect()
+}
+
+/// Summands of the projection of [`gated`].
+pub(crate) const K: usize = 64;
+/// Its columns.
+pub(crate) const COLS: usize = 16;
+
+/// Every rank projects all rows of x, whose chunks come from the other ranks one by one.
+pub(crate) fn gated(world: usize, chunk: usize) -> Vec<Plan> {
+    let total = world * chunk;
+    let plan = |rank: usize| {
+        let mut b = Builder::new(rank, world);
+        let (compute, comm) = (b.stream("compute"), b.stream("comm"));
+        let x =
+            b.buffer("x", Role::Input, Dtype::F32, [1, chunk, 1, K], Some(rows("x", total, K, rank * chunk, chunk)));
+        let dims = [1, COLS, 1, K];
+        let whole = Placement { tensor: "w".into(), dims, index: [const { None }; 4] };
+        let w = b.buffer("w", Role::Input, Dtype::F32, dims, Some(whole));
+        let y = b.buffer("y", Role::Output, Dtype::F32, [1, total, 1, COLS], Some(rows("y", total, COLS, 0, total)));
+        let slots = b.temp("slots", Dtype::F32, [1, world.max(2) - 1, chunk, K]);
+        let mut chunks: Vec<(usize, View)> = vec![(rank, x)];
+        for step in 1..world {
+            let tag = b.tag();
+            let (to, from) = ((rank + world - step) % world, (rank + step) % world);
+            let slot = slots.rows(step - 1..step);
+            let transfers = [(Direction::Send, to, x), (Direction::Recv, from, slot)];
+            let everyone: Vec<usize> = (0..world).collect();
+            let op = b.comm(comm, format!("chunk {step}"), CommKind::SendRecv, tag, &everyone, Dtype::F32, &transfers);
+            chunks.push((from, slot.reshape([1, chunk, 1, K]).gated(op)));
+        }
+        let gemm = Gemm {
+            dtype: Dtype::F32,
+            out_dtype: Dtype::F32,
+            batch: 1,
+            chunks: vec![chunk; world],
+            k: K,
+            parts: vec![COLS],
+            bias: false,
+            epilogue: Epilogue::None,
+        };
+        let mut operands = vec![vec![w]];
+        for (owner, a) in chunks {
+            operands.push(vec![a]);
+            operands.push(vec![y.rows(owner * chunk..(owner + 1) * chunk)]);
+        }
+        b.kernel(compute, "project", Kernel::Gemm(gemm), &operands);
+        b.finish()
+    };
+    (0..world).map(plan).collect()
+}
+
+/// x and w of [`gated`].
+pub(crate) fn projection_inputs(total: usize) -> [(&'static str, HostTensor); 2] {
+    let values = |n: usize, f: f32| (0..n).map(|i| (i as f32 * f).sin()).collect::<Vec<f32>>();
+    [
+        ("x", HostTensor::from_f32(Dtype::F32, [1, total, 1, K], &values(total * K, 0.37)).unwrap()),
+        ("w", HostTensor::from_f32(Dtype::F32, [1, COLS, 1, K], &values(COLS * K, 0.73)).unwrap()),
+    ]
+}
+
+/// The kernel spans of a rank.
+pub(crate) fn pieces(report: &Report, rank: usize) -> Vec<&Span> {
+    report.spans.iter().filter(|s| s.rank == rank && s.kind == SpanKind::Compute).collect()
 }

@@ -177,11 +177,8 @@ impl<L: Lease> Local<L> {
         }
         let others: Vec<u32> = group.iter().copied().filter(|&from| from as usize != call.rank).collect();
         let mut next = Keys::new(call);
-        let keys: Vec<Key> = sums
-            .iter()
-            .flat_map(|_| others.iter().copied().collect::<Vec<_>>())
-            .map(|from| next.next(from, call.rank as u32))
-            .collect();
+        let rounds = sums.iter().flat_map(|_| &others);
+        let keys: Vec<Key> = rounds.map(|&from| next.next(from, call.rank as u32)).collect();
         let mut slots: Vec<Option<L>> = keys.iter().map(|_| None).collect();
         let mut taken: Vec<(Key, Instant)> = Vec::new();
         let arrived = self.receive(

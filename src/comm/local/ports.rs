@@ -2,7 +2,7 @@
 //!
 //! A message of n bytes occupies both for `n / bytes_per_s`, from the first instant at which
 //! both sides have posted and both ports are free, and arrives `latency_s` later. No port is
-//! reserved ahead: whichever message can start first does. Proof: `tests/exec_host.rs`.
+//! reserved ahead: whichever message can start first does. Proof: `tests/exec_timing.rs`.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! Transfers and paced kernels take the time that the models say.
 
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard};
 
 use seqpar::dtype::Dtype;
 use seqpar::exec::host::{Clock, HostOptions, Link};
@@ -8,7 +8,18 @@ use seqpar::exec::{Report, SpanKind, overlap, trace};
 use seqpar::machine::Machine;
 use seqpar::plan::{Builder, CommKind, Direction, Placement, Plan, Role};
 
-use super::plans::{all_gather, counting, lawful, options, run};
+use plans::{all_gather, counting, gated, lawful, options, pieces, projection_inputs, run};
+
+#[allow(dead_code)]
+#[path = "exec_host/plans.rs"]
+mod plans;
+
+/// Held by every test, so that they do not take time from each other.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 /// 1 byte a ns: messages of 10 MB would take 10 ms; here 1 MB at 100 MB/s does.
 fn linked() -> HostOptions {
@@ -38,6 +49,7 @@ fn gather_ms(counts: &[usize], options: HostOptions) -> f64 {
 
 #[test]
 fn a_message_takes_its_bytes_over_the_rate_plus_the_latency() {
+    let _alone = alone();
     let ms = gather_ms(&[1, 0], linked());
     assert!((9.9..13.0).contains(&ms), "{ms}");
     let late = Link { bytes_per_s: 100e6, latency_s: 0.02 };
@@ -47,6 +59,7 @@ fn a_message_takes_its_bytes_over_the_rate_plus_the_latency() {
 
 #[test]
 fn two_messages_share_a_port_and_both_directions_are_free() {
+    let _alone = alone();
     // Two into one port, one after the other.
     let into_one = |rank: usize| {
         let mut b = Builder::new(rank, 3);
@@ -95,19 +108,24 @@ fn side_by_side(rank: usize) -> Plan {
 
 #[test]
 fn transfers_overlap_paced_work_and_the_trace_shows_it() {
+    let _alone = alone();
     let slow = Machine { memory_bytes_per_s: 100e6, launch_s: 0.0, ..Machine::cpu() };
     let options = HostOptions { clock: Clock::Paced(slow), ..linked() };
     let mut prepared = lawful(vec![side_by_side(0), side_by_side(1)], options);
     let x = counting([1, 1, 1, 250_000], Dtype::F32);
-    let (out, report) = run(&mut prepared, &[("x", x.clone())]);
-    assert_eq!((&out["y"], &out["z"]), (&x, &x));
-    // 2 MB read and written at 100 MB/s; the transfer of 10 ms hides under it.
-    for figures in overlap(&report) {
-        assert!((20.0..30.0).contains(&(figures.compute_ns as f64 / 1e6)), "{figures:?}");
-        assert!((9.9..20.0).contains(&(figures.comm_ns as f64 / 1e6)), "{figures:?}");
-        assert!(figures.hidden > 0.8, "{figures:?}");
-    }
-    assert!(Duration::from_nanos(report.wall_ns) < Duration::from_millis(40));
+    // A busy machine can only add time: the bounds below hold always, those above in one of five.
+    let mut attempt = || {
+        let (out, report) = run(&mut prepared, &[("x", x.clone())]);
+        assert_eq!((&out["y"], &out["z"]), (&x, &x));
+        // 2 MB read and written at 100 MB/s; the transfer of 10 ms hides under it.
+        for figures in overlap(&report) {
+            assert!(figures.compute_ns >= 19_900_000 && figures.comm_ns >= 9_900_000, "{figures:?}");
+        }
+        report
+    };
+    let in_time =
+        |report: &Report| report.wall_ns < 28_000_000 && overlap(report).iter().all(|figures| figures.hidden > 0.8);
+    let report = (0..5).map(|_| attempt()).find(in_time).expect("never in time");
 
     let parsed: serde_json::Value = serde_json::from_str(&trace::to_json(&report)).unwrap();
     let events = parsed["traceEvents"].as_array().unwrap();
@@ -122,4 +140,24 @@ fn transfers_overlap_paced_work_and_the_trace_shows_it() {
     let mut written = Vec::new();
     trace::write(&report, &mut written).unwrap();
     assert_eq!(written, trace::to_json(&report).into_bytes());
+}
+
+#[test]
+fn a_piece_begins_before_the_next_chunk_arrives() {
+    let _alone = alone();
+    let (world, chunk) = (3, 50);
+    let bytes = (chunk * plans::K * 4) as f64;
+    let link = Some(Link { bytes_per_s: bytes / 0.02, latency_s: 0.0 });
+    let mut prepared = lawful(gated(world, chunk), HostOptions { link, ..options() });
+    let (_, report) = run(&mut prepared, &projection_inputs(world * chunk));
+    for rank in 0..world {
+        let arrived = |step: usize| {
+            let label = format!("chunk {step}");
+            report.spans.iter().find(|s| s.rank == rank && *s.op == *label).unwrap().end_ns
+        };
+        let pieces = pieces(&report, rank);
+        assert!(pieces[0].begin_ns < arrived(1));
+        assert!(arrived(1) <= pieces[1].begin_ns && pieces[1].begin_ns < arrived(2));
+        assert!(arrived(2) <= pieces[2].begin_ns);
+    }
 }
