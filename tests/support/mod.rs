@@ -3,6 +3,8 @@
 #![allow(dead_code)]
 
 pub mod cases;
+pub mod timing;
+pub mod worlds;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
