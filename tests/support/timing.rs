@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use seqpar::comm::local::Link;
-use seqpar::exec::host::{Clock, HostOptions};
+use seqpar::exec::host::{Clock, HostOptions, Link};
 use seqpar::exec::{Report, Span};
 use seqpar::machine::Machine;
 
