@@ -347,7 +347,8 @@ fn runs_send_the_bytes_and_use_the_memory_of_their_plans() {
                 case.text = 7;
                 case.replicate = replicate;
                 case.batch = 2;
-                let layer = case.layer(&mut rng, case.cut(&mut Rng(rng.next()), ranks, false));
+                let shard = case.cut(&mut rng, ranks, false);
+                let layer = case.layer(&mut rng, shard);
                 let inputs = layer_inputs(&case, &layer, &mut rng);
                 let plans = strategy::layer(&layer, world.strategy, &world.mesh, &random_options(&mut rng)).unwrap();
                 states_its_bytes_and_memory(&world.name(), plans, &inputs, options(1));

@@ -1,5 +1,5 @@
 //! Random attention and layer problems, their tensors and their cuts.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use seqpar::dtype::Dtype;
 use seqpar::kernel::spec::RopePairs;
@@ -45,7 +45,8 @@ impl Case {
     /// Ragged sizes, grouped-query heads, text, masks: anything the strategies promise.
     pub fn random(rng: &mut Rng, dtype: Dtype, ranks: usize, cross: bool) -> Self {
         let kv_heads = rng.within(1, 5);
-        let tokens = rng.within(ranks, if rng.chance(25) { 300 } else { 60 });
+        let most = if rng.chance(25) { 300 } else { 60 };
+        let tokens = rng.within(ranks, most);
         Self {
             dtype,
             batch: rng.within(1, 3),

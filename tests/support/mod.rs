@@ -1,6 +1,6 @@
 //! What the end-to-end tests share: random tensors, a naive float64 attention on global tensors,
 //! and a run of a world of plans on the host executor.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 pub mod cases;
 pub mod timing;

@@ -1,5 +1,5 @@
 //! Host options that make time: a link model, a paced clock; and reading spans.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! One attention through every strategy: given q, k, v also reach the strategies that need
 //! weights, as x = (q, k, v) behind an identity projection, which is exact.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use seqpar::dtype::Dtype;
 use seqpar::exec::Report;
