@@ -19,7 +19,7 @@ const HEADS: usize = 6;
 const HEAD_DIM: usize = 16;
 
 fn main() -> Result<()> {
-    let inputs = inputs();
+    let inputs = inputs()?;
     let (one, _) = run(Strategy::Single, 1, &inputs)?;
     println!("{IMAGE} image and {TEXT} text tokens, {HEADS} heads of {HEAD_DIM}, text replicated");
     println!("{:<10} {:>5} {:>14} {:>15}  bits of one rank", "strategy", "ranks", "bytes a rank", "largest |diff|");
@@ -55,17 +55,17 @@ fn run(
     Ok((outputs, report.bytes_sent.into_iter().max().unwrap_or(0)))
 }
 
-fn inputs() -> BTreeMap<String, HostTensor> {
+fn inputs() -> Result<BTreeMap<String, HostTensor>> {
     let tensor = |rows: usize, phase: f32| {
         let values: Vec<f32> = (0..rows * HEADS * HEAD_DIM).map(|i| (i as f32 * 0.7 + phase).sin()).collect();
         HostTensor::from_f32(Dtype::F32, [1, rows, HEADS, HEAD_DIM], &values)
     };
     let mut inputs = BTreeMap::new();
     for (i, name) in ["q", "k", "v"].into_iter().enumerate() {
-        inputs.insert(name.to_string(), tensor(IMAGE, i as f32));
-        inputs.insert(format!("text_{name}"), tensor(TEXT, 10.0 + i as f32));
+        inputs.insert(name.to_string(), tensor(IMAGE, i as f32)?);
+        inputs.insert(format!("text_{name}"), tensor(TEXT, 10.0 + i as f32)?);
     }
-    inputs
+    Ok(inputs)
 }
 
 fn distance(a: &HostTensor, b: &HostTensor) -> f32 {

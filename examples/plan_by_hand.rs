@@ -27,8 +27,8 @@ fn main() -> Result<()> {
     let mut prepared = prepare(plans, HostOptions::default())?;
     let x: Vec<f32> = (0..TOKENS).map(|i| i as f32).collect();
     let inputs = BTreeMap::from([
-        ("x".to_string(), HostTensor::from_f32(Dtype::F32, [1, TOKENS, 1, 1], &x)),
-        ("factor".to_string(), HostTensor::from_f32(Dtype::F32, [1, 1, 1, 1], &[10.0])),
+        ("x".to_string(), HostTensor::from_f32(Dtype::F32, [1, TOKENS, 1, 1], &x)?),
+        ("factor".to_string(), HostTensor::from_f32(Dtype::F32, [1, 1, 1, 1], &[10.0])?),
     ]);
     let (outputs, report) = run_tensors(&mut prepared, &inputs)?;
     println!("x            {x:?}");

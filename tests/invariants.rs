@@ -15,7 +15,7 @@ use seqpar::strategy::{self, LayerProblem, Options, Route, Strategy};
 use support::cases::{Case, layer_inputs};
 use support::timing::linked;
 use support::worlds::{Given, World, expose, filled, random_inputs, worlds};
-use support::{Rng, Tensors, assert_same_bits, attention_f64, errors, f64s, options, run, seed};
+use support::{Rng, Tensors, assert_same_bits, attention_f64, bytes, errors, f64s, floats, integers, options, run, seed};
 
 const SINGLE: Strategy = Strategy::Single;
 
@@ -486,7 +486,7 @@ fn i11_replicas_never_meet() {
         let mut values = x.to_f32();
         let half = values.len() / 2;
         values[half..].iter_mut().for_each(|x| *x = 7.0 - *x);
-        inputs.insert("x".into(), HostTensor::from_f32(Dtype::F32, inputs["x"].dims, &values));
+        inputs.insert("x".into(), floats(Dtype::F32, inputs["x"].dims, &values));
         let (after, _) = run(plans, &inputs, options(1));
         let (before, after) = (&before["out"].bytes, &after["out"].bytes);
         assert_eq!(before[..before.len() / 2], after[..after.len() / 2], "{}: replica 0", strategy.name());
@@ -531,7 +531,7 @@ fn modulated_inputs(rng: &mut Rng, modulation: Modulation, rows: usize) -> Tenso
         inputs.insert(name.into(), rng.tensor(Dtype::F32, [3, vector_rows, 1, HIDDEN], 1.0));
     }
     let frame: Vec<u8> = (0..3 * rows).map(|i| u8::from(i % 2 == 0)).collect();
-    inputs.insert("frame".into(), HostTensor::from_u8([3, rows, 1, 1], &frame));
+    inputs.insert("frame".into(), bytes([3, rows, 1, 1], &frame));
     inputs
 }
 
@@ -606,20 +606,20 @@ fn i13_guidance_on_two_groups_equals_one_after_the_other() {
             let tensor = &inputs[name];
             let values = tensor.to_f32();
             let half = &values[..values.len() / 2];
-            let twice = HostTensor::from_f32(Dtype::F32, tensor.dims, &[half, half].concat());
+            let twice = floats(Dtype::F32, tensor.dims, &[half, half].concat());
             inputs.insert(name.into(), twice);
         }
-        inputs.insert("class".into(), HostTensor::from_i32([2 * batch, 1, 1, 1], &[3, 7, 10, 10]));
+        inputs.insert("class".into(), integers([2 * batch, 1, 1, 1], &[3, 7, 10, 10]));
         let (got, _) = run(together, &inputs, options(1));
         let got = got["out"].to_f32();
         for (half, classes) in [[3, 7], [10, 10]].into_iter().enumerate() {
             let mut own = inputs.clone();
-            own.insert("class".into(), HostTensor::from_i32([batch, 1, 1, 1], &classes));
+            own.insert("class".into(), integers([batch, 1, 1, 1], &classes));
             for name in ["patches", "timestep"] {
                 let [_, rest @ ..] = inputs[name].dims;
                 let values = inputs[name].to_f32();
                 let dims = [batch, rest[0], rest[1], rest[2]];
-                own.insert(name.into(), HostTensor::from_f32(Dtype::F32, dims, &values[..values.len() / 2]));
+                own.insert(name.into(), floats(Dtype::F32, dims, &values[..values.len() / 2]));
             }
             let plans = dit_plans(batch, split(), strategy, &Mesh::new(u, r).unwrap());
             let (alone, _) = run(plans, &own, options(1));

@@ -10,7 +10,7 @@ use seqpar::plan::{Placement, Plan, Role};
 use seqpar::shard::Shard;
 use seqpar::strategy::{self, AttentionProblem, LayerProblem, Options, Strategy};
 
-use super::{Rng, Tensors, run};
+use super::{Rng, Tensors, bytes, floats, integers, run};
 
 /// A strategy and a mesh it runs on.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +90,7 @@ impl Given {
         let [batch, tokens, _, _] = self.inputs["q"].dims;
         let keys = tokens + self.inputs.get("text_q").map_or(0, |text| text.dims[1]);
         let mask: Vec<u8> = (0..batch * keys).map(|i| u8::from(keep(i / keys, i % keys))).collect();
-        self.inputs.insert("key_mask".into(), HostTensor::from_u8([batch, keys, 1, 1], &mask));
+        self.inputs.insert("key_mask".into(), bytes([batch, keys, 1, 1], &mask));
         self.problem.key_mask = true;
         self
     }
@@ -149,7 +149,7 @@ pub fn filled(dims: [usize; 4], value: impl Fn([usize; 4]) -> f32) -> HostTensor
         [i / dims[3] / dims[2] / dims[1], j, k, l]
     };
     let values: Vec<f32> = (0..dims.iter().product()).map(|i| value(at(i))).collect();
-    HostTensor::from_f32(Dtype::F32, dims, &values)
+    floats(Dtype::F32, dims, &values)
 }
 
 /// q, k and v side by side: `[B, n, 1, (H + 2·Hkv)·D]`.
@@ -164,13 +164,13 @@ fn stacked(inputs: &Tensors, prefix: &str) -> HostTensor {
             all.extend_from_slice(&values[row * width..(row + 1) * width]);
         }
     }
-    HostTensor::from_f32(Dtype::F32, [batch, rows, 1, widths.iter().sum()], &all)
+    floats(Dtype::F32, [batch, rows, 1, widths.iter().sum()], &all)
 }
 
 fn first_columns(tensor: &HostTensor, heads: usize, d: usize) -> HostTensor {
     let [batch, rows, _, hidden] = tensor.dims;
     let values: Vec<f32> = tensor.to_f32().chunks(hidden).flat_map(|row| row[..heads * d].to_vec()).collect();
-    HostTensor::from_f32(tensor.dtype, [batch, rows, heads, d], &values)
+    floats(tensor.dtype, [batch, rows, heads, d], &values)
 }
 
 /// Makes a buffer of one rank an output tensor of its own, so that a test sees what it holds.
@@ -194,9 +194,9 @@ pub fn random_inputs(plans: &[Plan], rng: &mut Rng, classes: usize) -> Tensors {
         let value = match buffer.dtype {
             Dtype::I32 => {
                 let labels: Vec<i32> = (0..dims.iter().product()).map(|_| rng.below(classes) as i32).collect();
-                HostTensor::from_i32(*dims, &labels)
+                integers(*dims, &labels)
             }
-            Dtype::U8 => HostTensor::from_u8(*dims, &vec![1; dims.iter().product()]),
+            Dtype::U8 => bytes(*dims, &vec![1; dims.iter().product()]),
             dtype => {
                 let is_matrix = dims[0] == 1 && dims[1] > 1 && dims[3] > 1;
                 rng.tensor(dtype, *dims, if is_matrix { 1.0 / (dims[3] as f32).sqrt() } else { 0.5 })
