@@ -1,5 +1,7 @@
 //! seqpar
 
+pub mod auto;
+pub mod dit;
 pub mod dtype;
 pub mod error;
 pub mod kernel;

@@ -1,4 +1,4 @@
-use super::{Plan, lower::Lowered, memory::Memory};
+use super::Plan;
 use crate::error::Result;
 
 /// A plan that obeys the law.

@@ -1,0 +1,8 @@
+//! Diffusion transformers made of strategies and kernels: the adaLN-zero DiT.
+
+mod config;
+pub mod patch;
+mod plan;
+
+pub use config::Config;
+pub use plan::{DitProblem, plan};
