@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The DiT and its DDIM sampling once more, in numpy and float64: an independent reference.
 
-Nothing here is shared with the crate. It made the golden numbers of tests/cli_dit.rs:
+Nothing here is shared with the crate. It made the golden numbers of tests/cli/sampling.rs:
 
     python3 scripts/reference_dit.py golden examples/data/digits-dit.safetensors
 

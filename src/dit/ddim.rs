@@ -1,8 +1,8 @@
 //! DDIM with eta 0 (Song et al., arXiv 2010.02502) over a linear schedule of 1000 steps.
 //!
 //! The schedule is computed in f64, an update in f32. It refuses step counts outside 1..=1000 and
-//! assumes that the model predicts ε. Proof: the tests below, and `tests/cli_dit.rs`, which
-//! compares whole samples with an implementation of its own.
+//! assumes that the model predicts ε. Proof: the tests below, and `tests/cli/sampling.rs`,
+//! which compares whole samples with numbers of an independent implementation.
 
 use crate::error::{Error, Result};
 
@@ -130,8 +130,11 @@ mod tests {
         let ddim = Ddim::new(5).unwrap();
         let (sample, eps) = ([0.25f32, -0.5, 1.0], [1.5f32, -0.5, 0.1]);
         let (alpha, _) = ddim.alphas(0);
-        let mut x: Vec<f32> =
-            sample.iter().zip(eps).map(|(s, e)| (alpha.sqrt() as f32) * s + ((1.0 - alpha).sqrt() as f32) * e).collect();
+        let mut x: Vec<f32> = sample
+            .iter()
+            .zip(eps)
+            .map(|(s, e)| (alpha.sqrt() as f32) * s + ((1.0 - alpha).sqrt() as f32) * e)
+            .collect();
         for i in 0..5 {
             ddim.step(i, &mut x, &eps).unwrap();
         }

@@ -1,6 +1,7 @@
 //! Diffusion transformers made of strategies and kernels: the adaLN-zero DiT.
 
 mod config;
+pub mod ddim;
 pub mod patch;
 mod plan;
 

@@ -19,9 +19,13 @@ pub(crate) fn parse() -> Result<Option<Command>> {
                 output::print(&error.render().to_string())?;
                 Ok(None)
             }
-            ErrorKind::MissingSubcommand => Err(Fault::Usage(
-                "no command: use attention, layer, dit, sample or plan (`seqpar --help` explains them)".into(),
-            )),
+            ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                Err(Fault::Usage(format!("no command: {COMMANDS}")))
+            }
+            ErrorKind::InvalidSubcommand => {
+                let text = one_line(&error.render().to_string());
+                Err(Fault::Usage(format!("{text}: {COMMANDS}")))
+            }
             _ => Err(Fault::Usage(one_line(&error.render().to_string()))),
         },
     }
@@ -35,6 +39,8 @@ fn one_line(message: &str) -> String {
     let text = lines.join(" ");
     text.strip_prefix("error: ").unwrap_or(&text).to_string()
 }
+
+const COMMANDS: &str = "use attention, layer, dit, sample or plan (`seqpar --help` explains them)";
 
 const STRATEGIES: &str = "\
 Strategies (what moves between ranks):
@@ -152,26 +158,26 @@ pub(crate) enum Text {
 #[derive(Args)]
 pub(crate) struct SpreadArgs {
     /// Ranks over which one sequence is split
-    #[arg(long, value_name = "P", default_value = "1", value_parser = numbers::ranks, help_heading = "Ranks")]
+    #[arg(long, value_name = "P", default_value = "1", allow_negative_numbers = true, value_parser = numbers::ranks, help_heading = "Ranks")]
     pub(crate) ranks: usize,
     /// How the sequence is split: single, fastseq, ulysses, ring, usp, megatron, kv-gather or auto
     /// [default: single on one rank, else auto]
     #[arg(long, value_name = "S", value_parser = numbers::strategy, help_heading = "Ranks")]
     pub(crate) strategy: Option<Wanted>,
     /// Ranks that share heads, for usp; times --ring it equals --ranks
-    #[arg(long, value_name = "u", value_parser = numbers::count, help_heading = "Ranks")]
+    #[arg(long, value_name = "u", allow_negative_numbers = true, value_parser = numbers::count, help_heading = "Ranks")]
     pub(crate) ulysses: Option<usize>,
     /// Ranks among which keys travel, for usp; times --ulysses it equals --ranks
-    #[arg(long, value_name = "r", value_parser = numbers::count, help_heading = "Ranks")]
+    #[arg(long, value_name = "r", allow_negative_numbers = true, value_parser = numbers::count, help_heading = "Ranks")]
     pub(crate) ring: Option<usize>,
     /// Let auto choose strategies that reorder sums
     #[arg(long, help_heading = "Ranks")]
     pub(crate) allow_reorder: bool,
     /// Link model: each transfer takes its bytes over this many gigabytes (1e9 bytes) a second
-    #[arg(long, value_name = "GB/s", value_parser = numbers::positive, help_heading = "Ranks")]
+    #[arg(long, value_name = "GB/s", allow_negative_numbers = true, value_parser = numbers::positive, help_heading = "Ranks")]
     pub(crate) link_gbps: Option<f64>,
     /// Link model: each transfer takes this many microseconds more
-    #[arg(long, value_name = "us", value_parser = numbers::not_negative, help_heading = "Ranks")]
+    #[arg(long, value_name = "us", allow_negative_numbers = true, value_parser = numbers::not_negative, help_heading = "Ranks")]
     pub(crate) link_us: Option<f64>,
 }
 
@@ -181,13 +187,13 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) spread: SpreadArgs,
     /// Threads over all ranks [default: one a core, at least one a rank]
-    #[arg(long, value_name = "n", value_parser = numbers::ranks, help_heading = "Ranks")]
+    #[arg(long, value_name = "n", allow_negative_numbers = true, value_parser = numbers::ranks, help_heading = "Ranks")]
     pub(crate) threads: Option<usize>,
     /// Write a Chrome trace, for ui.perfetto.dev
     #[arg(long, value_name = "FILE", help_heading = "Reports")]
     pub(crate) trace: Option<PathBuf>,
     /// Seconds after which a wait for another rank is an error
-    #[arg(long, value_name = "s", default_value = "60", value_parser = numbers::positive, help_heading = "Ranks")]
+    #[arg(long, value_name = "s", default_value = "60", allow_negative_numbers = true, value_parser = numbers::positive, help_heading = "Ranks")]
     pub(crate) timeout: f64,
     /// Print JSON only
     #[arg(long, help_heading = "Reports")]
@@ -218,10 +224,10 @@ pub(crate) struct LayerArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) output: PathBuf,
     /// Query heads
-    #[arg(long, value_name = "H", value_parser = numbers::count)]
+    #[arg(long, value_name = "H", allow_negative_numbers = true, value_parser = numbers::count)]
     pub(crate) heads: usize,
     /// Key heads [default: as --heads]
-    #[arg(long, value_name = "Hkv", value_parser = numbers::count)]
+    #[arg(long, value_name = "Hkv", allow_negative_numbers = true, value_parser = numbers::count)]
     pub(crate) kv_heads: Option<usize>,
     /// How text lies on the ranks; ignored without text
     #[arg(long, value_enum, default_value = "split")]
@@ -263,7 +269,7 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "s", default_value = "0")]
     pub(crate) seed: u64,
     /// Model evaluations per picture (and guidance half)
-    #[arg(long, value_name = "k", value_parser = numbers::steps)]
+    #[arg(long, value_name = "k", allow_negative_numbers = true, value_parser = numbers::steps)]
     pub(crate) steps: usize,
     /// Guidance scale w: eps = eps_null + w (eps_class - eps_null) [default: no guidance]
     #[arg(long, value_name = "w", value_parser = numbers::finite, allow_negative_numbers = true)]
@@ -290,28 +296,28 @@ pub(crate) struct SampleArgs {
 #[derive(Args)]
 pub(crate) struct PlanArgs {
     /// Image tokens
-    #[arg(long, value_name = "N", value_parser = numbers::count)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = numbers::count)]
     pub(crate) tokens: usize,
     /// Query heads
-    #[arg(long, value_name = "H", value_parser = numbers::count)]
+    #[arg(long, value_name = "H", allow_negative_numbers = true, value_parser = numbers::count)]
     pub(crate) heads: usize,
     /// Channels of a head
-    #[arg(long, value_name = "D", value_parser = numbers::count)]
+    #[arg(long, value_name = "D", allow_negative_numbers = true, value_parser = numbers::count)]
     pub(crate) head_dim: usize,
     /// Key heads [default: as --heads]
-    #[arg(long, value_name = "Hkv", value_parser = numbers::count)]
+    #[arg(long, value_name = "Hkv", allow_negative_numbers = true, value_parser = numbers::count)]
     pub(crate) kv_heads: Option<usize>,
     /// Channels of x [default: heads times head-dim]
-    #[arg(long, value_name = "C", value_parser = numbers::count)]
+    #[arg(long, value_name = "C", allow_negative_numbers = true, value_parser = numbers::count)]
     pub(crate) hidden: Option<usize>,
     /// Samples
-    #[arg(long, value_name = "B", default_value = "1", value_parser = numbers::count)]
+    #[arg(long, value_name = "B", default_value = "1", allow_negative_numbers = true, value_parser = numbers::count)]
     pub(crate) batch: usize,
     /// Storage type: f32, f16 or bf16
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = numbers::dtype)]
     pub(crate) dtype: Dtype,
     /// Text tokens in front of the image
-    #[arg(long, value_name = "T", default_value = "0", value_parser = numbers::count_or_none)]
+    #[arg(long, value_name = "T", default_value = "0", allow_negative_numbers = true, value_parser = numbers::count_or_none)]
     pub(crate) text_tokens: usize,
     /// How text lies on the ranks; ignored without text
     #[arg(long, value_enum, default_value = "split")]

@@ -5,10 +5,11 @@ use seqpar::shard::Shard;
 use seqpar::strategy::{self, AttentionProblem, Options, Strategy};
 
 use crate::args::{AttentionArgs, Text};
-use crate::engine::{self, HostTensor, Tensors};
+use crate::choice;
+use crate::engine::{self, Tensors};
 use crate::fault::{Fault, Result};
-use crate::numbers::Wanted;
 use crate::mask;
+use crate::numbers::Wanted;
 use crate::results::{Files, Saved};
 use crate::run::Launch;
 use crate::tensors::TensorFile;
@@ -33,9 +34,8 @@ pub(crate) fn run(args: &AttentionArgs) -> Result<()> {
         key_mask: input.has("key_mask"),
         key_len: false,
     };
-    let launch = Launch::new(&args.run, heads, kv_heads, |machine| {
-        engine::choose_attention(&problem, &args.run.spread, machine)
-    })?;
+    let launch =
+        Launch::new(&args.run, heads, kv_heads, |machine| choice::attention(&problem, &args.run.spread, machine))?;
     let plans = strategy::attention(&problem, launch.strategy, &launch.mesh, &Options::default())?;
     let (outputs, facts) = engine::run(plans, &inputs(&mut input, &sizes)?, &launch)?;
     let mut results = vec![Saved::new("out", &[batch, tokens, heads, head_dim])];
@@ -114,7 +114,7 @@ fn inputs(input: &mut TensorFile, sizes: &Sizes) -> Result<Tensors> {
             sizes.keys
         };
         let heads = if name.ends_with('q') { sizes.heads } else { sizes.kv_heads };
-        let tensor = HostTensor::new(dtype, [batch, rows, heads, d], input.take_bytes(name)?)?;
+        let tensor = engine::tensor(dtype, [batch, rows, heads, d], input.take_bytes(name)?)?;
         tensors.insert(name.into(), tensor);
     }
     mask::take(input, &mut tensors, [batch, sizes.text + sizes.keys])?;

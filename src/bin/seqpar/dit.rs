@@ -1,13 +1,12 @@
 //! `seqpar dit`: one model call on inputs from a file.
 
-use seqpar::mesh::Mesh;
+use seqpar::dtype::Dtype;
 
 use crate::args::DitArgs;
-use crate::engine::{HostTensor, Tensors};
+use crate::engine::{self, Tensors};
 use crate::fault::Result;
 use crate::model::Model;
 use crate::results::{Files, Saved};
-use crate::run::Launch;
 use crate::tensors::{self, TensorFile};
 
 pub(crate) fn run(args: &DitArgs) -> Result<()> {
@@ -28,6 +27,6 @@ pub(crate) fn run(args: &DitArgs) -> Result<()> {
     let (out, facts) = placed.call(&latent, &timesteps, &classes)?;
     let [_, _, side, _] = dims;
     let shape = [batch, model.out_channels(), side, side];
-    let outputs = Tensors::from([("out".to_string(), HostTensor::from_f32(shape, &out)?)]);
+    let outputs = Tensors::from([("out".to_string(), engine::tensor(Dtype::F32, shape, tensors::f32_bytes(&out))?)]);
     files.finish(args.run.json, &launch, &facts, &outputs, vec![Saved::new("out", &shape)])
 }

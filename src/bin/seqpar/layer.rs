@@ -5,7 +5,8 @@ use seqpar::shard::Shard;
 use seqpar::strategy::{self, AttentionProblem, LayerProblem, Options};
 
 use crate::args::{LayerArgs, Text};
-use crate::engine::{self, HostTensor, Tensors};
+use crate::choice;
+use crate::engine::{self, Tensors};
 use crate::fault::{Fault, Result};
 use crate::mask;
 use crate::results::{Files, Saved};
@@ -45,9 +46,8 @@ pub(crate) fn run(args: &LayerArgs) -> Result<()> {
         rope: None,
         mlp: None,
     };
-    let launch = Launch::new(&args.run, args.heads, kv_heads, |machine| {
-        engine::choose_layer(&problem, &args.run.spread, machine)
-    })?;
+    let launch =
+        Launch::new(&args.run, args.heads, kv_heads, |machine| choice::layer(&problem, &args.run.spread, machine))?;
     let plans = strategy::layer(&problem, launch.strategy, &launch.mesh, &Options::default())?;
     let (outputs, facts) = engine::run(plans, &inputs(&mut input, &sizes)?, &launch)?;
     let mut results = vec![Saved::new("out", &[batch, tokens, hidden])];
@@ -135,7 +135,7 @@ fn inputs(input: &mut TensorFile, sizes: &Sizes) -> Result<Tensors> {
             [columns] => [1, 1, 1, columns],
             _ => return Err(input.fault(&name, format!("has shape {shape:?}"))),
         };
-        let tensor = HostTensor::new(sizes.dtype, dims, input.take_bytes(&name)?)?;
+        let tensor = engine::tensor(sizes.dtype, dims, input.take_bytes(&name)?)?;
         tensors.insert(name, tensor);
     }
     mask::take(input, &mut tensors, [sizes.batch, sizes.text + sizes.tokens])?;

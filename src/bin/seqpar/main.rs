@@ -3,19 +3,25 @@
 //! Results go to stdout, progress and errors to stderr. A failure is one line that says what to
 //! change, and an exit code: 1 for bad data, 2 for bad usage. No command leaves a partial output
 //! (see [`output`]). What a command computes is the library's; this program only reads, checks,
-//! calls and prints. Proof: `tests/cli.rs`, `tests/cli_refusals.rs`.
+//! calls and prints. Proof: `tests/cli/`.
 
 mod args;
 mod attention;
+mod choice;
 mod dit;
+mod dump;
 mod engine;
 mod fault;
 mod layer;
+mod mask;
+mod model;
+mod noise;
 mod numbers;
 mod output;
 mod picture;
 mod plan;
 mod progress;
+mod results;
 mod run;
 mod sample;
 mod scan;

@@ -3,7 +3,7 @@
 use safetensors::tensor::Dtype as FileDtype;
 use seqpar::dtype::Dtype;
 
-use crate::engine::{HostTensor, Tensors};
+use crate::engine::{self, Tensors};
 use crate::fault::Result;
 use crate::tensors::TensorFile;
 
@@ -26,7 +26,7 @@ pub(crate) fn check(input: &TensorFile, batch: usize, keys: usize) -> Result<()>
 /// Moves the mask, if there is one, to `tensors`.
 pub(crate) fn take(input: &mut TensorFile, tensors: &mut Tensors, [batch, keys]: [usize; 2]) -> Result<()> {
     if input.has("key_mask") {
-        let mask = HostTensor::new(Dtype::U8, [batch, keys, 1, 1], input.take_bytes("key_mask")?)?;
+        let mask = engine::tensor(Dtype::U8, [batch, keys, 1, 1], input.take_bytes("key_mask")?)?;
         tensors.insert("key_mask".into(), mask);
     }
     Ok(())

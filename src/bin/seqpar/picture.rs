@@ -13,6 +13,11 @@ const GAP_LEVEL: u8 = 64;
 /// Most screen pixels: beyond them, samples are better read from the latents.
 const MOST_PIXELS: usize = 1 << 28;
 
+/// Refuses a grid that is too large, before the work.
+pub(crate) fn check([count, _, side, _]: [usize; 4]) -> Result<()> {
+    Grid::new(count, side).map(|_| ())
+}
+
 /// Encodes `samples [n, C, S, S]`, −1 black and 1 white, as a grid: grey for one channel, colour
 /// for three, and the mean of the channels otherwise.
 pub(crate) fn encode(samples: &[f32], [count, channels, side, _]: [usize; 4]) -> Result<Vec<u8>> {
@@ -53,8 +58,9 @@ impl Grid {
     fn new(count: usize, side: usize) -> Result<Self> {
         let columns = (1..MOST_COLUMNS).find(|n| n * n >= count).unwrap_or(MOST_COLUMNS);
         let rows = count.div_ceil(columns);
-        let tile = side * ZOOM + GAP;
-        let (width, height) = (columns * tile + GAP, rows * tile + GAP);
+        let tile = side.saturating_mul(ZOOM).saturating_add(GAP);
+        let (width, height) = (columns.saturating_mul(tile), rows.saturating_mul(tile));
+        let (width, height) = (width.saturating_add(GAP), height.saturating_add(GAP));
         match width.checked_mul(height) {
             Some(pixels) if pixels <= MOST_PIXELS => Ok(Self { columns, tile, width, height }),
             _ => Err(Fault::Data(format!("{count} pictures of {side} x {side} are too large for one PNG: use fewer"))),

@@ -5,7 +5,8 @@ use seqpar::shard::Shard;
 use seqpar::strategy::{self, AttentionProblem, LayerProblem, Options};
 
 use crate::args::{PlanArgs, Text};
-use crate::engine;
+use crate::choice;
+use crate::dump;
 use crate::fault::{Fault, Result};
 use crate::output;
 use crate::run;
@@ -13,7 +14,7 @@ use crate::run;
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let problem = problem(args)?;
     if args.explain {
-        return engine::explain(&problem, &args.spread, args.json);
+        return choice::explain(&problem, &args.spread, args.json).map_err(from_flags);
     }
     let ranks = args.spread.ranks;
     if let Some(rank) = args.rank.filter(|&rank| rank >= ranks) {
@@ -21,21 +22,29 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     }
     let attention = &problem.attention;
     let (strategy, mesh) = run::spread(&args.spread, attention.heads, attention.kv_heads, |machine| {
-        engine::choose_layer(&problem, &args.spread, machine)
-    })?;
+        choice::layer(&problem, &args.spread, machine)
+    })
+    .map_err(from_flags)?;
     let plans = strategy::layer(&problem, strategy, &mesh, &Options::default()).map_err(usage)?;
     let checked = plan::check_world(plans).map_err(usage)?;
     if args.json {
-        return output::print(&engine::plan_json(&checked, args.rank)?);
+        return output::print(&dump::json(&checked, args.rank)?);
     }
     let mut text = format!("{}, one transformer layer\n", run::describe(strategy, &mesh));
-    text += &engine::plan_text(&checked, args.rank);
+    text += &dump::text(&checked, args.rank);
     output::print(&text)
 }
 
 /// Every size of a plan comes from a flag.
 fn usage(error: seqpar::Error) -> Fault {
     Fault::Usage(error.to_string())
+}
+
+fn from_flags(fault: Fault) -> Fault {
+    match fault {
+        Fault::Data(why) => Fault::Usage(why),
+        other => other,
+    }
 }
 
 fn problem(args: &PlanArgs) -> Result<LayerProblem> {
@@ -45,14 +54,16 @@ fn problem(args: &PlanArgs) -> Result<LayerProblem> {
         return Err(Fault::Usage(why));
     }
     let attended = args.heads.checked_mul(args.head_dim).filter(|&n| n <= 1 << 20);
-    let attended = attended.ok_or_else(|| Fault::Usage("--heads times --head-dim is above 1048576: lower one".into()))?;
+    let attended =
+        attended.ok_or_else(|| Fault::Usage("--heads times --head-dim is above 1048576: lower one".into()))?;
     let hidden = args.hidden.unwrap_or(attended);
     let rows = (args.tokens + args.text_tokens).checked_mul(args.batch);
     let widest = hidden.max(attended).checked_mul(4);
     match rows.zip(widest).and_then(|(rows, widest)| rows.max(widest).checked_mul(widest)) {
         Some(elems) if elems <= u32::MAX as usize => {}
         _ => {
-            let why = "a tensor of this layer would have more than 4294967295 elements: lower --tokens, --batch or --hidden";
+            let why =
+                "a tensor of this layer would have more than 4294967295 elements: lower --tokens, --batch or --hidden";
             return Err(Fault::Usage(why.into()));
         }
     }

@@ -51,7 +51,8 @@ impl Files {
             encoded.push((result.name, tensor.dtype, result.shape.clone(), tensor.bytes.as_slice()));
         }
         let bytes = tensors::serialize(&encoded)?;
-        let (path, trace_path) = (self.output.path().to_path_buf(), self.trace.as_ref().map(|t| t.path().to_path_buf()));
+        let (path, trace_path) =
+            (self.output.path().to_path_buf(), self.trace.as_ref().map(|t| t.path().to_path_buf()));
         let mut files = vec![(self.output, bytes)];
         files.extend(self.trace.map(|trace| (trace, facts.trace.clone().into_bytes())));
         output::commit(files)?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use seqpar::exec::host::HostOptions;
 use seqpar::machine::Machine;
 use seqpar::mesh::Mesh;
 use seqpar::strategy::Strategy;
@@ -22,6 +23,8 @@ pub(crate) struct Launch {
     pub(crate) timeout: Duration,
     /// Bytes per second and latency of the link model.
     pub(crate) link: Option<(f64, Duration)>,
+    /// Whether a trace is wanted.
+    pub(crate) trace: bool,
 }
 
 impl Launch {
@@ -46,11 +49,17 @@ impl Launch {
             mesh,
             threads: args.threads,
             timeout: Duration::from_secs_f64(args.timeout),
+            trace: args.trace.is_some(),
             link: link.then(|| {
                 let rate = if args.spread.link_gbps.is_some() { machine.link_bytes_per_s } else { f64::INFINITY };
                 (rate, Duration::from_secs_f64(args.spread.link_us.unwrap_or(0.0) * 1e-6))
             }),
         })
+    }
+
+    /// What the executor is told.
+    pub(crate) fn host_options(&self) -> HostOptions {
+        HostOptions { threads: self.threads.unwrap_or(1), deadline: self.timeout, ..HostOptions::default() }
     }
 
     /// The same run on one rank, with which others are compared.

@@ -206,7 +206,7 @@ fn tell(args: &SampleArgs, launch: &Launch, sampled: &Sampled, alone: Option<(&S
             launch.describe(),
             table::millis(facts.wall_ms),
             table::bytes(facts.bytes_sent.iter().sum()),
-            facts.overlap.map_or("-".into(), |part| format!("{:.0} %", part * 100.0)),
+            facts.overlap().map_or("-".into(), |part| format!("{:.0} %", part * 100.0)),
             table::bytes(facts.peak_bytes.iter().copied().max().unwrap_or(0)),
             bits.to_string(),
         ]

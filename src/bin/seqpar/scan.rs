@@ -23,12 +23,15 @@ pub(crate) fn header(file: &[u8]) -> Result<BTreeMap<String, String>, String> {
     let announced = u64::from_le_bytes(prefix);
     let rest = &file[PREFIX..];
     let text = usize::try_from(announced).ok().and_then(|len| rest.get(..len)).ok_or_else(|| {
-        format!("the header should have {announced} bytes, but only {} follow: not a safetensors file, or cut short", rest.len())
+        format!(
+            "the header should have {announced} bytes, but only {} follow: not a safetensors file, or cut short",
+            rest.len()
+        )
     })?;
     let data_bytes = rest.len() - text.len();
     let text = std::str::from_utf8(text).map_err(|_| "the header is not UTF-8: not a safetensors file".to_string())?;
-    let value: Value =
-        serde_json::from_str(text).map_err(|error| format!("the header is not JSON ({error}): not a safetensors file"))?;
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| format!("the header is not JSON ({error}): not a safetensors file"))?;
     let Value::Object(entries) = value else {
         return Err("the header is not a JSON object: not a safetensors file".into());
     };

@@ -44,12 +44,12 @@ pub(crate) fn figures(launch: &Launch, facts: &Facts) -> Value {
         "wall_ms": facts.wall_ms,
         "bytes_sent": facts.bytes_sent,
         "peak_bytes": facts.peak_bytes,
-        "overlap": facts.overlap,
+        "overlap": facts.overlap(),
     })
 }
 
 fn line(launch: &Launch, facts: &Facts) -> String {
-    let overlap = match facts.overlap {
+    let overlap = match facts.overlap() {
         Some(part) => format!(" ({:.0} % of the transfer time under kernels)", part * 100.0),
         None => String::new(),
     };
