@@ -104,6 +104,11 @@ pub(crate) fn tensor(dtype: Dtype, dims: [usize; 4], bytes: Vec<u8>) -> Result<H
     }
 }
 
+/// A tensor of values rounded to `dtype`.
+pub(crate) fn floats(dtype: Dtype, dims: [usize; 4], values: &[f32]) -> HostTensor {
+    HostTensor::from_f32(dtype, dims, values)
+}
+
 /// A launch needs at least its plans' peak; where the system says how much is left, more than
 /// that is refused before it is asked for.
 fn refuse_beyond_memory(needed: u64) -> Result<()> {
@@ -123,41 +128,4 @@ fn refuse_beyond_memory(needed: u64) -> Result<()> {
 fn add_each(sums: &mut Vec<u64>, values: &[u64], add: impl Fn(u64, u64) -> u64) {
     sums.resize(sums.len().max(values.len()), 0);
     sums.iter_mut().zip(values).for_each(|(sum, value)| *sum = add(*sum, *value));
-}
-
-pub(crate) struct Dit;
-pub(crate) struct PlacedDit;
-impl Dit {
-    pub(crate) fn load(file: crate::tensors::TensorFile, dtype: Dtype) -> Result<Self> {
-        let _ = (file, dtype);
-        Ok(Self)
-    }
-    pub(crate) fn sizes(&self) -> (usize, usize, usize) {
-        (1, 16, 10)
-    }
-    pub(crate) fn out_channels(&self) -> usize {
-        1
-    }
-    pub(crate) fn tokens(&self) -> usize {
-        64
-    }
-    pub(crate) fn heads(&self) -> usize {
-        4
-    }
-    pub(crate) fn place(&self, _: usize, _: &Launch) -> Result<PlacedDit> {
-        Ok(PlacedDit)
-    }
-}
-impl PlacedDit {
-    pub(crate) fn call(&mut self, x: &[f32], _: &[f32], _: &[i32]) -> Result<(Vec<f32>, Facts)> {
-        Ok((x.to_vec(), Facts::default()))
-    }
-}
-pub(crate) fn choose_dit(
-    _: &Dit,
-    _: usize,
-    _: &crate::args::SpreadArgs,
-    _: &seqpar::machine::Machine,
-) -> Result<(seqpar::strategy::Strategy, seqpar::mesh::Mesh)> {
-    Err(Fault::Data("x".into()))
 }

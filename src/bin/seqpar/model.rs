@@ -1,46 +1,64 @@
-//! A diffusion transformer from a checkpoint, and what its inputs must be.
+//! A diffusion transformer from a checkpoint: what its inputs must be, and calls of it.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
+use seqpar::dit::{self, Config, DitProblem, FileTensor, Weights, patch};
 use seqpar::dtype::Dtype;
+use seqpar::shard::Split;
+use seqpar::strategy::Options;
 
 use crate::args::RunArgs;
-use crate::engine::{self, Dit, PlacedDit};
+use crate::choice;
+use crate::engine::{self, Facts, Tensors, World};
 use crate::fault::{Fault, Result};
 use crate::run::Launch;
-use crate::tensors::TensorFile;
+use crate::tensors::{TensorFile, f32_bytes, float_dtype};
 
 /// A checkpoint in memory.
 pub(crate) struct Model {
     path: PathBuf,
-    dit: Dit,
+    weights: Weights,
 }
 
 impl Model {
     /// Reads a checkpoint whose arithmetic is to be done in `dtype`.
     pub(crate) fn read(path: &Path, dtype: Dtype) -> Result<Self> {
         let file = TensorFile::read(path)?;
-        Ok(Self { path: path.to_path_buf(), dit: Dit::load(file, dtype)? })
+        let odd = RefCell::new(None);
+        let loaded = Weights::load(dtype, &file.metadata, |name| {
+            let tensor = file.tensors.get(name)?;
+            let Some(dtype) = float_dtype(tensor.dtype) else {
+                let why = format!("is {:?}: weights are F32, F16 or BF16", tensor.dtype);
+                odd.borrow_mut().get_or_insert_with(|| file.fault(name, why));
+                return None;
+            };
+            Some(FileTensor { shape: tensor.shape.clone(), dtype, bytes: tensor.bytes.clone() })
+        });
+        match (odd.into_inner(), loaded) {
+            (Some(fault), _) => Err(fault),
+            (None, Ok(weights)) => Ok(Self { path: path.to_path_buf(), weights }),
+            (None, Err(error)) => Err(Fault::file(path, error)),
+        }
     }
 
-    /// Channels, side and classes of what it works on; the null class is number `classes`.
-    fn sizes(&self) -> (usize, usize, usize) {
-        self.dit.sizes()
+    fn config(&self) -> &Config {
+        &self.weights.config
     }
 
     pub(crate) fn out_channels(&self) -> usize {
-        self.dit.out_channels()
+        self.config().out_channels
     }
 
     /// The null class.
     pub(crate) fn null_class(&self) -> i32 {
-        self.sizes().2 as i32
+        self.config().classes as i32
     }
 
     /// Extents of `count` latents.
     pub(crate) fn latent_dims(&self, count: usize) -> [usize; 4] {
-        let (channels, side, _) = self.sizes();
-        [count, channels, side, side]
+        let Config { channels, input_size, .. } = *self.config();
+        [count, channels, input_size, input_size]
     }
 
     /// The extents of tensor `latent [B, C, S, S]` and the values of tensor `class [B]`.
@@ -65,19 +83,58 @@ impl Model {
 
     /// The launch that the flags ask for.
     pub(crate) fn launch(&self, args: &RunArgs, batch: usize) -> Result<Launch> {
-        let (tokens, heads) = (self.dit.tokens(), self.dit.heads());
-        if args.spread.ranks > tokens {
+        let (tokens, heads, ranks) = (self.config().tokens(), self.config().heads, args.spread.ranks);
+        if ranks > tokens {
             return Err(Fault::Usage(format!(
-                "--ranks {}, but {} has {tokens} image tokens: use at most {tokens}",
-                args.spread.ranks,
+                "--ranks {ranks}, but {} has {tokens} image tokens: use at most {tokens}",
                 self.path.display()
             )));
         }
-        Launch::new(args, heads, heads, |machine| engine::choose_dit(&self.dit, batch, &args.spread, machine))
+        let problem = self.problem(batch, ranks);
+        Launch::new(args, heads, heads, |machine| {
+            choice::pick(&args.spread, machine, (heads, heads), |strategy, mesh| {
+                dit::plan(&problem, strategy, mesh, &Options::default())
+            })
+        })
     }
 
-    /// Plans and prepares calls of `batch` samples.
-    pub(crate) fn place(&self, batch: usize, launch: &Launch) -> Result<PlacedDit> {
-        self.dit.place(batch, launch)
+    /// Plans and prepares calls of `batch` samples (in each guidance group).
+    pub(crate) fn place(&self, batch: usize, launch: &Launch) -> Result<Placed> {
+        let problem = self.problem(batch, launch.mesh.sequence());
+        let plans = dit::plan(&problem, launch.strategy, &launch.mesh, &Options::default())?;
+        let world = World::prepare(plans, launch)?;
+        let Weights { config, dtype, tensors } = self.weights.clone();
+        Ok(Placed { config, dtype, inputs: tensors, world })
+    }
+
+    fn problem(&self, batch: usize, ranks: usize) -> DitProblem {
+        let image = Split::even(self.config().tokens(), ranks);
+        DitProblem { config: self.config().clone(), dtype: self.weights.dtype, batch, image }
+    }
+}
+
+/// A model on its ranks.
+pub(crate) struct Placed {
+    config: Config,
+    dtype: Dtype,
+    inputs: Tensors,
+    world: World,
+}
+
+impl Placed {
+    /// Evaluates the model on `latent [B, C, S, S]`: `[B, Cout, S, S]`.
+    pub(crate) fn call(&mut self, latent: &[f32], timesteps: &[f32], classes: &[i32]) -> Result<(Vec<f32>, Facts)> {
+        let batch = classes.len();
+        let Config { channels, patch: side, .. } = self.config;
+        let patches = patch::patchify(&self.config, batch, latent);
+        let dims = [batch, self.config.tokens(), 1, channels * side * side];
+        let class_bytes = classes.iter().flat_map(|class| class.to_le_bytes()).collect();
+        let scalars = [batch, 1, 1, 1];
+        self.inputs.insert("patches".into(), engine::floats(self.dtype, dims, &patches));
+        self.inputs.insert("timestep".into(), engine::tensor(Dtype::F32, scalars, f32_bytes(timesteps))?);
+        self.inputs.insert("class".into(), engine::tensor(Dtype::I32, scalars, class_bytes)?);
+        let (outputs, facts) = self.world.run(&self.inputs)?;
+        let tokens = engine::output(&outputs, "out")?.to_f32();
+        Ok((patch::unpatchify(&self.config, batch, &tokens), facts))
     }
 }

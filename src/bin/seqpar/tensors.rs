@@ -85,12 +85,8 @@ impl TensorFile {
     /// The one float type of the tensors `names`.
     pub(crate) fn float_dtype(&self, names: &[&str]) -> Result<Dtype> {
         let first = self.tensor(names[0])?.dtype;
-        let dtype = match first {
-            FileDtype::F32 => Dtype::F32,
-            FileDtype::F16 => Dtype::F16,
-            FileDtype::BF16 => Dtype::Bf16,
-            other => return Err(self.fault(names[0], format!("is {other:?}: use F32, F16 or BF16"))),
-        };
+        let dtype = float_dtype(first)
+            .ok_or_else(|| self.fault(names[0], format!("is {first:?}: use F32, F16 or BF16")))?;
         for name in names {
             let found = self.tensor(name)?.dtype;
             if found != first {
@@ -135,6 +131,16 @@ impl TensorFile {
     pub(crate) fn take_bytes(&mut self, name: &str) -> Result<Vec<u8>> {
         self.tensor(name)?;
         Ok(self.tensors.remove(name).map(|tensor| tensor.bytes).unwrap_or_default())
+    }
+}
+
+/// The float types that the crate computes with.
+pub(crate) fn float_dtype(dtype: FileDtype) -> Option<Dtype> {
+    match dtype {
+        FileDtype::F32 => Some(Dtype::F32),
+        FileDtype::F16 => Some(Dtype::F16),
+        FileDtype::BF16 => Some(Dtype::Bf16),
+        _ => None,
     }
 }
 
