@@ -1,3 +1,181 @@
-//! Not written yet.
-/// m
-pub struct Memory;
+//! Where the temporaries of a rank lie: one arena, shared over time.
+//!
+//! Two temporaries share bytes only where every op that touches one ends before every op that
+//! touches the other starts, under the weakest order the plan may run in (gates as flags). Placed
+//! by size, largest first, first fit: never more than the sum of all temporaries. Peak bytes are
+//! known before the start. Bound buffers (inputs, outputs) are not placed.
+//!
+//! Proof: [`check_memory`], part of the law; `tests/law.rs` moves an offset,
+//! `tests/plan_properties.rs` places random plans.
+
+use super::order::HappensBefore;
+use super::{BufferId, OpId, Plan, Role};
+use crate::error::{Error, Result};
+
+/// Alignment of every temporary, in bytes: a cache line, and what vector loads want.
+pub const ALIGNMENT_BYTES: usize = 64;
+
+/// Places of the temporaries of one rank.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Offset in the arena of each buffer, in bytes; `None` for bound buffers.
+    pub offsets: Vec<Option<usize>>,
+    /// Size of the arena.
+    pub arena_bytes: usize,
+    /// Size of all inputs and outputs.
+    pub bound_bytes: usize,
+    /// Arena and bound buffers together.
+    pub peak_bytes: usize,
+}
+
+/// Places the temporaries of `plan`, whose ops are ordered by `order`.
+pub fn place(plan: &Plan, order: &HappensBefore) -> Memory {
+    let lives = lives(plan, order);
+    let size = |id: usize| plan.buffers[id].bytes().next_multiple_of(ALIGNMENT_BYTES);
+    let is_temp = |id: &usize| plan.buffers[*id].role == Role::Temp;
+    let mut by_size: Vec<usize> = (0..plan.buffers.len()).filter(is_temp).collect();
+    by_size.sort_by_key(|&id| (std::cmp::Reverse(size(id)), id));
+
+    let mut offsets = vec![None; plan.buffers.len()];
+    let mut placed: Vec<(usize, usize)> = Vec::new();
+    let mut arena_bytes = 0;
+    for id in by_size {
+        // `placed` is sorted by offset: the first gap between those that are in the way.
+        let mut offset = 0;
+        if size(id) > 0 {
+            for &(at, other) in &placed {
+                if at >= offset + size(id) {
+                    break;
+                }
+                if !lives[id].before(&lives[other]) && !lives[other].before(&lives[id]) {
+                    offset = offset.max(at + size(other));
+                }
+            }
+            let rank = placed.partition_point(|&(at, _)| at <= offset);
+            placed.insert(rank, (offset, id));
+        }
+        offsets[id] = Some(offset);
+        arena_bytes = arena_bytes.max(offset + size(id));
+    }
+    let bound_bytes = plan.buffers.iter().filter(|b| b.role != Role::Temp).map(|b| b.bytes()).sum();
+    Memory { offsets, arena_bytes, bound_bytes, peak_bytes: arena_bytes + bound_bytes }
+}
+
+/// Verifies that `memory` fits `plan`: every temporary placed, aligned, inside the arena, and
+/// sharing bytes only with those it is ordered against.
+///
+/// # Errors
+/// [`Error::Law`], naming the op that would overwrite another's bytes.
+pub fn check_memory(plan: &Plan, order: &HappensBefore, memory: &Memory) -> Result<()> {
+    let law = |op: &str, why: String| Error::Law { rank: plan.rank as usize, op: op.to_string(), why };
+    if memory.offsets.len() != plan.buffers.len() {
+        let why = format!("{} buffers but {} offsets: place the plan again", plan.buffers.len(), memory.offsets.len());
+        return Err(law("memory", why));
+    }
+    let touching = touching(plan);
+    let first_label = |id: usize| touching[id].first().map_or("memory", |op| plan.label(*op));
+    let mut runs = Vec::new();
+    let mut bound_bytes = 0;
+    for (id, buffer) in plan.buffers.iter().enumerate() {
+        match (buffer.role, memory.offsets[id]) {
+            (Role::Temp, Some(offset)) => {
+                if offset % ALIGNMENT_BYTES != 0 || offset + buffer.bytes() > memory.arena_bytes {
+                    let why = format!(
+                        "buffer {} at byte {offset} is not aligned to {ALIGNMENT_BYTES} or leaves the arena of {} bytes: place the plan again",
+                        buffer.name, memory.arena_bytes
+                    );
+                    return Err(law(first_label(id), why));
+                }
+                if buffer.bytes() > 0 {
+                    runs.push((offset, offset + buffer.bytes(), id));
+                }
+            }
+            (Role::Input | Role::Output, None) => bound_bytes += buffer.bytes(),
+            (_, _) => {
+                let why = format!("buffer {}: temporaries have an offset, bound buffers none", buffer.name);
+                return Err(law(first_label(id), why));
+            }
+        }
+    }
+    if (bound_bytes, bound_bytes + memory.arena_bytes) != (memory.bound_bytes, memory.peak_bytes) {
+        return Err(law("memory", "the byte totals do not add up: place the plan again".into()));
+    }
+    runs.sort_unstable();
+    let mut live: Vec<(usize, usize, usize)> = Vec::new();
+    for run in runs {
+        live.retain(|other| other.1 > run.0);
+        for other in &live {
+            let (a, b) = (&touching[run.2], &touching[other.2]);
+            let Some((early, late)) = unordered(plan, order, a, b) else { continue };
+            if unordered(plan, order, b, a).is_some() {
+                let why = format!(
+                    "{} and {} share bytes of the arena, but nothing orders this op after \"{}\": place them apart",
+                    plan.buffers[run.2].name,
+                    plan.buffers[other.2].name,
+                    plan.label(early)
+                );
+                return Err(law(plan.label(late), why));
+            }
+        }
+        live.push(run);
+    }
+    Ok(())
+}
+
+/// When a buffer is in use: the last op on every stream that touches it, and what has ended
+/// before every op that touches it.
+struct Life {
+    last: Vec<u32>,
+    ended: Vec<u32>,
+}
+
+impl Life {
+    fn before(&self, other: &Life) -> bool {
+        self.last.iter().zip(&other.ended).all(|(last, ended)| last <= ended)
+    }
+}
+
+fn lives(plan: &Plan, order: &HappensBefore) -> Vec<Life> {
+    let streams = plan.streams.len();
+    let unused = || Life { last: vec![0; streams], ended: vec![u32::MAX; streams] };
+    let mut lives: Vec<Life> = plan.buffers.iter().map(|_| unused()).collect();
+    for id in plan.op_ids() {
+        let (stream, position) = order.place(id);
+        let clock = order.start_clock(id);
+        for access in plan.accesses(id) {
+            let life = &mut lives[access.buffer.0 as usize];
+            life.last[stream] = position + 1;
+            life.ended.iter_mut().zip(clock).for_each(|(ended, now)| *ended = (*ended).min(*now));
+        }
+    }
+    lives
+}
+
+/// The ops that touch each buffer, in plan order.
+fn touching(plan: &Plan) -> Vec<Vec<OpId>> {
+    let mut touching = vec![Vec::new(); plan.buffers.len()];
+    for id in plan.op_ids() {
+        for access in plan.accesses(id) {
+            let BufferId(buffer) = access.buffer;
+            let ops: &mut Vec<OpId> = &mut touching[buffer as usize];
+            if ops.last() != Some(&id) {
+                ops.push(id);
+            }
+        }
+    }
+    touching
+}
+
+/// An op of `early` and one of `late` such that the first may not have ended when the second
+/// starts. On one stream the last of the early ops and the first of the late ones decide.
+fn unordered(plan: &Plan, order: &HappensBefore, early: &[OpId], late: &[OpId]) -> Option<(OpId, OpId)> {
+    let one_a_stream = |ops: &mut dyn Iterator<Item = &OpId>| {
+        let mut seen = vec![false; plan.streams.len()];
+        let first = |op: &&OpId| !std::mem::replace(&mut seen[plan.op(**op).stream.0 as usize], true);
+        ops.filter(first).copied().collect::<Vec<OpId>>()
+    };
+    let last = one_a_stream(&mut early.iter().rev());
+    let first = one_a_stream(&mut late.iter());
+    let pairs = last.iter().flat_map(|a| first.iter().map(move |b| (*a, *b)));
+    pairs.into_iter().find(|(a, b)| !order.ends_before_start(*a, *b))
+}

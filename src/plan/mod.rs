@@ -15,17 +15,22 @@
 //!
 //! This module knows no device and no thread; tests: `tests/law.rs`, `tests/plan_properties.rs`.
 
+mod boxes;
 mod builder;
+mod comms;
 pub mod dump;
 pub mod edges;
 mod law;
 pub mod lower;
 pub mod memory;
+mod operands;
+pub mod order;
 mod region;
+mod rules;
 mod world;
 
 pub use builder::{Builder, View};
-pub use law::{Checked, check};
+pub use law::{Checked, check, check_lowered};
 pub use region::Region;
 pub use world::check_world;
 
