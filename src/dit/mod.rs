@@ -4,6 +4,8 @@ mod config;
 pub mod ddim;
 pub mod patch;
 mod plan;
+mod weights;
 
 pub use config::Config;
 pub use plan::{DitProblem, plan};
+pub use weights::{FileTensor, Weights};

@@ -1,11 +1,10 @@
 //! Where this program meets the library: plans go in, tensors and figures come out.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use seqpar::dtype::Dtype;
-use seqpar::exec::Report;
 use seqpar::exec::host::{self, Prepared};
+use seqpar::exec::{self, Report, trace};
 use seqpar::plan::{self, Plan};
 
 pub(crate) use seqpar::exec::host::HostTensor;
@@ -51,7 +50,6 @@ impl Facts {
 /// The plans of all ranks, ready to run.
 pub(crate) struct World {
     prepared: Prepared,
-    peak_bytes: Vec<u64>,
     trace: bool,
 }
 
@@ -59,29 +57,27 @@ impl World {
     /// Holds the plans to the law and prepares them.
     pub(crate) fn prepare(plans: Vec<Plan>, launch: &Launch) -> Result<Self> {
         let checked = plan::check_world(plans)?;
-        let peak_bytes: Vec<u64> = checked.iter().map(|plan| plan.memory().peak_bytes as u64).collect();
-        refuse_beyond_memory(peak_bytes.iter().sum())?;
+        refuse_beyond_memory(checked.iter().map(|plan| plan.memory().peak_bytes as u64).sum())?;
         let prepared = host::prepare(checked, launch.host_options())?;
-        Ok(Self { prepared, peak_bytes, trace: launch.trace })
+        Ok(Self { prepared, trace: launch.trace })
     }
 
     /// Runs once.
     pub(crate) fn run(&mut self, inputs: &Tensors) -> Result<(Tensors, Facts)> {
-        let begin = Instant::now();
         let (outputs, report) = host::run_tensors(&mut self.prepared, inputs)?;
-        let wall_ms = begin.elapsed().as_secs_f64() * 1e3;
-        Ok((outputs, self.facts(wall_ms, &report)))
+        Ok((outputs, self.facts(&report)))
     }
 
-    fn facts(&self, wall_ms: f64, report: &Report) -> Facts {
-        let (comm_ms, hidden_ms) = (0.0, 0.0);
+    fn facts(&self, report: &Report) -> Facts {
+        let overlap = exec::overlap(report);
+        let ms = |ns: u64| ns as f64 / 1e6;
         Facts {
-            wall_ms,
+            wall_ms: ms(report.wall_ns),
             bytes_sent: report.bytes_sent.clone(),
-            peak_bytes: self.peak_bytes.clone(),
-            comm_ms,
-            hidden_ms,
-            trace: if self.trace { String::new() } else { String::new() },
+            peak_bytes: report.peak_bytes.iter().map(|&bytes| bytes as u64).collect(),
+            comm_ms: ms(overlap.iter().map(|rank| rank.comm_ns).sum()),
+            hidden_ms: ms(overlap.iter().map(|rank| rank.comm_ns.saturating_sub(rank.exposed_ns)).sum()),
+            trace: if self.trace { trace::to_json(report) } else { String::new() },
         }
     }
 }
