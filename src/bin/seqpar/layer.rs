@@ -18,7 +18,7 @@ const TEXT_WEIGHTS: [&str; 4] = ["text_qkv_weight", "text_qkv_bias", "text_proj_
 
 pub(crate) fn run(args: &LayerArgs) -> Result<()> {
     let kv_heads = args.kv_heads.unwrap_or(args.heads);
-    if args.heads % kv_heads != 0 {
+    if !args.heads.is_multiple_of(kv_heads) {
         let why = format!("--heads {} is not a multiple of --kv-heads {kv_heads}: make it one", args.heads);
         return Err(Fault::Usage(why));
     }
