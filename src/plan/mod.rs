@@ -18,6 +18,7 @@
 mod boxes;
 mod builder;
 mod comms;
+mod deadlock;
 pub mod dump;
 pub mod edges;
 mod law;

@@ -129,7 +129,7 @@ fn unsuitable_flags_are_usage_errors() {
         ("--threads 0", ["--threads", "at least 1"]),
         ("--timeout -1", ["--timeout", "above 0"]),
         ("--timeout nan", ["--timeout", "above 0"]),
-        ("--link-gbps 0", ["--link-gbps", "above 0"]),
+        ("--link-gbps 0", ["--link-gbps", "1e-6"]),
         ("--link-us inf", ["--link-us", "from 0"]),
         ("--trace out", ["--output", "--trace"]),
         ("--frobnicate", ["--frobnicate", ""]),

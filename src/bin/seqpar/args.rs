@@ -174,7 +174,7 @@ pub(crate) struct SpreadArgs {
     #[arg(long, help_heading = "Ranks")]
     pub(crate) allow_reorder: bool,
     /// Link model: each transfer takes its bytes over this many gigabytes (1e9 bytes) a second
-    #[arg(long, value_name = "GB/s", allow_negative_numbers = true, value_parser = numbers::positive, help_heading = "Ranks")]
+    #[arg(long, value_name = "GB/s", allow_negative_numbers = true, value_parser = numbers::rate, help_heading = "Ranks")]
     pub(crate) link_gbps: Option<f64>,
     /// Link model: each transfer takes this many microseconds more
     #[arg(long, value_name = "us", allow_negative_numbers = true, value_parser = numbers::not_negative, help_heading = "Ranks")]

@@ -57,7 +57,15 @@ pub(crate) fn steps(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A positive time or rate.
+/// A rate: neither so small nor so large that a time computed from it would be absurd.
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
+    match f64::from_str(text) {
+        Ok(x) if (1e-6..=1e9).contains(&x) => Ok(x),
+        _ => Err("use a number from 1e-6 to 1e9".into()),
+    }
+}
+
+/// A positive time.
 pub(crate) fn positive(text: &str) -> Result<f64, String> {
     match f64::from_str(text) {
         Ok(x) if x > 0.0 && x <= 1e9 => Ok(x),

@@ -28,7 +28,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let plans = strategy::layer(&problem, strategy, &mesh, &Options::default()).map_err(usage)?;
     let checked = plan::check_world(plans).map_err(usage)?;
     if args.json {
-        return output::print(&dump::json(&checked, args.rank)?);
+        return output::print(&dump::json(&checked, args.rank));
     }
     let mut text = format!("{}, one transformer layer\n", run::describe(strategy, &mesh));
     text += &dump::text(&checked, args.rank);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use seqpar::exec::host::HostOptions;
+use seqpar::exec::host::{HostOptions, Link};
 use seqpar::machine::Machine;
 use seqpar::mesh::Mesh;
 use seqpar::strategy::Strategy;
@@ -19,10 +19,9 @@ const MOST_RUNNING: usize = 256;
 pub(crate) struct Launch {
     pub(crate) strategy: Strategy,
     pub(crate) mesh: Mesh,
-    pub(crate) threads: Option<usize>,
-    pub(crate) timeout: Duration,
-    /// Bytes per second and latency of the link model.
-    pub(crate) link: Option<(f64, Duration)>,
+    threads: usize,
+    timeout: Duration,
+    link: Option<Link>,
     /// Whether a trace is wanted.
     pub(crate) trace: bool,
 }
@@ -42,24 +41,20 @@ impl Launch {
             )));
         }
         let (strategy, mesh) = spread(&args.spread, heads, kv_heads, auto)?;
-        let link = args.spread.link_gbps.is_some() || args.spread.link_us.is_some();
-        let machine = machine(&args.spread);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             strategy,
             mesh,
-            threads: args.threads,
+            threads: args.threads.unwrap_or(cores),
             timeout: Duration::from_secs_f64(args.timeout),
+            link: link(&args.spread),
             trace: args.trace.is_some(),
-            link: link.then(|| {
-                let rate = if args.spread.link_gbps.is_some() { machine.link_bytes_per_s } else { f64::INFINITY };
-                (rate, Duration::from_secs_f64(args.spread.link_us.unwrap_or(0.0) * 1e-6))
-            }),
         })
     }
 
     /// What the executor is told.
     pub(crate) fn host_options(&self) -> HostOptions {
-        HostOptions { threads: self.threads.unwrap_or(1), deadline: self.timeout, ..HostOptions::default() }
+        HostOptions { threads: self.threads, deadline: self.timeout, link: self.link, ..HostOptions::default() }
     }
 
     /// The same run on one rank, with which others are compared.
@@ -114,6 +109,15 @@ pub(crate) fn spread(
         }
         Wanted::Auto => auto(&machine(args)),
     }
+}
+
+/// The link model, if a flag asks for one: what is not given costs nothing.
+fn link(args: &SpreadArgs) -> Option<Link> {
+    if args.link_gbps.is_none() && args.link_us.is_none() {
+        return None;
+    }
+    let bytes_per_s = args.link_gbps.map_or(f64::INFINITY, |gbps| gbps * 1e9);
+    Some(Link { bytes_per_s, latency_s: args.link_us.unwrap_or(0.0) * 1e-6 })
 }
 
 /// The machine that predictions assume, with the links of the flags.

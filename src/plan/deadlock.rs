@@ -1,0 +1,269 @@
+//! Whether the plans of a world can run to their end.
+//!
+//! Every op starts after its predecessor on the stream and after what its edges wait for; a
+//! communication ends after it has started on every rank with which it exchanges; a gated kernel
+//! ends after what its gates wait for. Nothing needs the start of a kernel but its own end, so
+//! that the same graph stands for gates lowered to flags and to events. Run without doing
+//! anything: what never ends lies on, or behind, a cycle.
+
+use std::collections::VecDeque;
+
+use super::rules::at;
+use super::world::Tags;
+use super::{Checked, OpId, Plan};
+use crate::error::Result;
+
+/// Refuses a cycle, naming the ops and ranks on it.
+pub(super) fn check(plans: &[Checked<Plan>], tags: &Tags) -> Result<()> {
+    let mut run = Run::new(plans, tags);
+    run.to_the_end();
+    run.refuse_cycle()
+}
+
+/// With whom a communication exchanges.
+enum Peers {
+    Nobody,
+    /// Every rank of its group.
+    All,
+    Some(Vec<u32>),
+}
+
+struct Rank<'a> {
+    plan: &'a Checked<Plan>,
+    /// What each op still needs before it starts and before it ends.
+    start_needs: Vec<u32>,
+    end_needs: Vec<u32>,
+    /// Successor on the stream, and index of the first edge that leaves an op, in `out`.
+    successor: Vec<Option<OpId>>,
+    first_out: Vec<u32>,
+    out: Vec<(OpId, bool)>,
+    /// Index of each op's communication among those of the world.
+    tag: Vec<Option<usize>>,
+    peers: Vec<Peers>,
+}
+
+struct Run<'a> {
+    tags: &'a Tags,
+    ranks: Vec<Rank<'a>>,
+    /// Ranks of each communication that have not started it.
+    unstarted: Vec<usize>,
+    /// (rank, op, true for its end).
+    ready: VecDeque<(u32, OpId, bool)>,
+}
+
+impl<'a> Run<'a> {
+    fn new(plans: &'a [Checked<Plan>], tags: &'a Tags) -> Self {
+        let ranks: Vec<Rank> =
+            plans.iter().zip(&tags.issued).map(|(plan, issued)| Rank::new(plan, issued, tags)).collect();
+        let unstarted = tags.shared.iter().map(|shared| shared.ops.len()).collect();
+        let mut ready = VecDeque::new();
+        for (rank, of) in ranks.iter().enumerate() {
+            let free = of.plan.op_ids().filter(|op| of.start_needs[op.0 as usize] == 0);
+            ready.extend(free.map(|op| (rank as u32, op, false)));
+        }
+        Self { tags, ranks, unstarted, ready }
+    }
+
+    fn to_the_end(&mut self) {
+        while let Some((rank, op, ends)) = self.ready.pop_front() {
+            if ends {
+                self.end(rank, op);
+            } else {
+                self.start(rank, op);
+            }
+        }
+    }
+
+    fn start(&mut self, rank: u32, op: OpId) {
+        self.end_needs_one_less(rank, op);
+        let tags = self.tags;
+        let Some(tag) = self.ranks[rank as usize].tag[op.0 as usize] else { return };
+        let shared = &tags.shared[tag];
+        if let Peers::Some(peers) = &self.ranks[rank as usize].peers[op.0 as usize] {
+            for peer in peers.clone() {
+                if let Some(theirs) = op_on(tags, tag, peer) {
+                    if !matches!(self.ranks[peer as usize].peers[theirs.0 as usize], Peers::All) {
+                        self.end_needs_one_less(peer, theirs);
+                    }
+                }
+            }
+        } else if matches!(self.ranks[rank as usize].peers[op.0 as usize], Peers::All) {
+            // Those that exchange with some ranks only still wait for this one.
+            for &(peer, theirs) in &shared.ops {
+                let waits = match &self.ranks[peer as usize].peers[theirs.0 as usize] {
+                    Peers::Some(peers) => peers.binary_search(&rank).is_ok(),
+                    Peers::All | Peers::Nobody => false,
+                };
+                if waits {
+                    self.end_needs_one_less(peer, theirs);
+                }
+            }
+        }
+        self.unstarted[tag] -= 1;
+        if self.unstarted[tag] == 0 {
+            for &(peer, theirs) in &shared.ops {
+                if matches!(self.ranks[peer as usize].peers[theirs.0 as usize], Peers::All) {
+                    self.end_needs_one_less(peer, theirs);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, rank: u32, op: OpId) {
+        let of = &mut self.ranks[rank as usize];
+        let out = of.first_out[op.0 as usize] as usize..of.first_out[op.0 as usize + 1] as usize;
+        if let Some(next) = of.successor[op.0 as usize] {
+            of.start_needs[next.0 as usize] -= 1;
+            if of.start_needs[next.0 as usize] == 0 {
+                self.ready.push_back((rank, next, false));
+            }
+        }
+        for i in out {
+            let (to, gate) = self.ranks[rank as usize].out[i];
+            if gate {
+                self.end_needs_one_less(rank, to);
+                continue;
+            }
+            let needs = &mut self.ranks[rank as usize].start_needs[to.0 as usize];
+            *needs -= 1;
+            if *needs == 0 {
+                self.ready.push_back((rank, to, false));
+            }
+        }
+    }
+
+    fn end_needs_one_less(&mut self, rank: u32, op: OpId) {
+        let needs = &mut self.ranks[rank as usize].end_needs[op.0 as usize];
+        *needs -= 1;
+        if *needs == 0 {
+            self.ready.push_back((rank, op, true));
+        }
+    }
+
+    fn refuse_cycle(&self) -> Result<()> {
+        let stuck = self.ranks.iter().enumerate().find_map(|(rank, of)| {
+            of.plan.op_ids().find(|op| of.end_needs[op.0 as usize] > 0).map(|op| (rank as u32, op))
+        });
+        let Some(mut at_op) = stuck else { return Ok(()) };
+        let mut path = vec![at_op];
+        while let Some(next) = self.waits_for(at_op.0, at_op.1) {
+            if let Some(first) = path.iter().position(|seen| *seen == next) {
+                path.drain(..first);
+                break;
+            }
+            path.push(next);
+            at_op = next;
+        }
+        let name =
+            |&(rank, op): &(u32, OpId)| format!("\"{}\" on rank {rank}", self.ranks[rank as usize].plan.label(op));
+        let mut names: Vec<String> = path.iter().take(8).map(name).collect();
+        if path.len() > 8 {
+            names.push(format!("{} more", path.len() - 8));
+        }
+        names.extend(path.first().map(name));
+        let why = format!(
+            "deadlock: {}; issue one of these communications earlier, or on another stream",
+            names.join(" waits for ")
+        );
+        let (rank, op) = path[0];
+        Err(at(self.ranks[rank as usize].plan, op, why))
+    }
+
+    /// Something unfinished that an unfinished op waits for.
+    fn waits_for(&self, rank: u32, op: OpId) -> Option<(u32, OpId)> {
+        let of = &self.ranks[rank as usize];
+        let unfinished = |op: OpId| of.end_needs[op.0 as usize] > 0;
+        let started = of.start_needs[op.0 as usize] == 0;
+        let edges = of.plan.edges();
+        let first = edges.partition_point(|edge| edge.to < op);
+        let incoming = edges[first..].iter().take_while(|edge| edge.to == op);
+        let mut incoming = incoming.filter(|edge| edge.gate == started && unfinished(edge.from));
+        if let Some(edge) = incoming.next() {
+            return Some((rank, edge.from));
+        }
+        if !started {
+            let previous = of.plan.op_ids().find(|earlier| of.successor[earlier.0 as usize] == Some(op));
+            return previous.map(|previous| (rank, previous));
+        }
+        let tag = of.tag[op.0 as usize]?;
+        let exchanges = |peer: u32| match &of.peers[op.0 as usize] {
+            Peers::All => true,
+            Peers::Some(peers) => peers.binary_search(&peer).is_ok(),
+            Peers::Nobody => false,
+        };
+        let waiting = |&&(peer, theirs): &&(u32, OpId)| {
+            exchanges(peer) && self.ranks[peer as usize].start_needs[theirs.0 as usize] > 0
+        };
+        self.tags.shared[tag].ops.iter().find(waiting).copied()
+    }
+}
+
+impl<'a> Rank<'a> {
+    fn new(plan: &'a Checked<Plan>, issued: &[(OpId, usize)], tags: &Tags) -> Self {
+        let ops = plan.ops.len();
+        let mut rank = Self {
+            plan,
+            start_needs: vec![0; ops],
+            end_needs: vec![1; ops],
+            successor: vec![None; ops],
+            first_out: vec![0; ops + 1],
+            out: vec![(OpId(0), false); plan.edges().len()],
+            tag: vec![None; ops],
+            peers: (0..ops).map(|_| Peers::Nobody).collect(),
+        };
+        let mut last: Vec<Option<OpId>> = vec![None; plan.streams.len()];
+        for id in plan.op_ids() {
+            if let Some(previous) = last[plan.op(id).stream.0 as usize].replace(id) {
+                rank.successor[previous.0 as usize] = Some(id);
+                rank.start_needs[id.0 as usize] += 1;
+            }
+        }
+        for edge in plan.edges() {
+            rank.first_out[edge.from.0 as usize + 1] += 1;
+            let needs = if edge.gate { &mut rank.end_needs } else { &mut rank.start_needs };
+            needs[edge.to.0 as usize] += 1;
+        }
+        for op in 0..ops {
+            rank.first_out[op + 1] += rank.first_out[op];
+        }
+        let mut next = rank.first_out.clone();
+        for edge in plan.edges() {
+            let slot = &mut next[edge.from.0 as usize];
+            rank.out[*slot as usize] = (edge.to, edge.gate);
+            *slot += 1;
+        }
+        for &(op, tag) in issued {
+            let peers = peers(plan, op, tags.shared[tag].ranks.len());
+            rank.end_needs[op.0 as usize] += match &peers {
+                Peers::Nobody => 0,
+                Peers::All => 1,
+                Peers::Some(peers) => peers.len() as u32,
+            };
+            rank.tag[op.0 as usize] = Some(tag);
+            rank.peers[op.0 as usize] = peers;
+        }
+        rank
+    }
+}
+
+/// With whom an op exchanges. A reducing op needs the whole group: a rank without a slot of its
+/// own sends to all others.
+fn peers(plan: &Plan, op: OpId, group: usize) -> Peers {
+    let Some(comm) = plan.comm(op) else { return Peers::Nobody };
+    if comm.kind.reduces() {
+        return Peers::All;
+    }
+    let mut peers: Vec<u32> = comm.transfers.iter().map(|transfer| transfer.peer).collect();
+    peers.sort_unstable();
+    peers.dedup();
+    match peers.len() {
+        0 => Peers::Nobody,
+        n if n + 1 == group => Peers::All,
+        _ => Peers::Some(peers),
+    }
+}
+
+fn op_on(tags: &Tags, tag: usize, rank: u32) -> Option<OpId> {
+    let ops = &tags.shared[tag].ops;
+    ops.binary_search_by_key(&rank, |op| op.0).ok().map(|at| ops[at].1)
+}
