@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use seqpar::dtype::Dtype;
+use seqpar::dtype::{Dtype, bf16_from_f32, f16_from_f32};
 use seqpar::exec::host::{self, Prepared};
 use seqpar::exec::{self, Report, trace};
 use seqpar::plan::{self, Plan};
@@ -11,6 +11,7 @@ pub(crate) use seqpar::exec::host::HostTensor;
 
 use crate::fault::{Fault, Result};
 use crate::run::Launch;
+use crate::tensors::f32_bytes;
 
 /// Global tensors by name.
 pub(crate) type Tensors = BTreeMap<String, HostTensor>;
@@ -101,8 +102,13 @@ pub(crate) fn tensor(dtype: Dtype, dims: [usize; 4], bytes: Vec<u8>) -> Result<H
 }
 
 /// A tensor of values rounded to `dtype`.
-pub(crate) fn floats(dtype: Dtype, dims: [usize; 4], values: &[f32]) -> HostTensor {
-    HostTensor::from_f32(dtype, dims, values)
+pub(crate) fn floats(dtype: Dtype, dims: [usize; 4], values: &[f32]) -> Result<HostTensor> {
+    let bytes = match dtype {
+        Dtype::F16 => values.iter().flat_map(|value| f16_from_f32(*value).to_le_bytes()).collect(),
+        Dtype::Bf16 => values.iter().flat_map(|value| bf16_from_f32(*value).to_le_bytes()).collect(),
+        _ => f32_bytes(values),
+    };
+    tensor(dtype, dims, bytes)
 }
 
 /// A launch needs at least its plans' peak; where the system says how much is left, more than

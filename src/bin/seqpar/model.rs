@@ -130,7 +130,7 @@ impl Placed {
         let dims = [batch, self.config.tokens(), 1, channels * side * side];
         let class_bytes = classes.iter().flat_map(|class| class.to_le_bytes()).collect();
         let scalars = [batch, 1, 1, 1];
-        self.inputs.insert("patches".into(), engine::floats(self.dtype, dims, &patches));
+        self.inputs.insert("patches".into(), engine::floats(self.dtype, dims, &patches)?);
         self.inputs.insert("timestep".into(), engine::tensor(Dtype::F32, scalars, f32_bytes(timesteps))?);
         self.inputs.insert("class".into(), engine::tensor(Dtype::I32, scalars, class_bytes)?);
         let (outputs, facts) = self.world.run(&self.inputs)?;
