@@ -225,3 +225,13 @@ fn tell(args: &SampleArgs, launch: &Launch, sampled: &Sampled, alone: Option<(&S
     }
     output::print(&text)
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_learned_variance_is_left_out() {
+        // Two samples of two output channels (noise, variance) of one pixel row each.
+        let out: Vec<f32> = (0..2 * 2 * 4).map(|i| i as f32).collect();
+        assert_eq!(super::first_channels(&out, [2, 1, 2, 2], 2), [0.0, 1.0, 2.0, 3.0, 8.0, 9.0, 10.0, 11.0]);
+    }
+}
