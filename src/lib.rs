@@ -43,11 +43,11 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod auto;
+pub mod comm;
 pub mod dit;
 pub mod dtype;
 pub mod error;
 pub mod exec;
-pub mod json;
 pub mod kernel;
 pub mod machine;
 pub mod mesh;

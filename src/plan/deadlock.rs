@@ -16,7 +16,7 @@ use crate::error::Result;
 /// Refuses a cycle, naming the ops and ranks on it.
 pub(super) fn check(plans: &[Checked<Plan>], tags: &Tags) -> Result<()> {
     let mut run = Run::new(plans, tags);
-    run.to_the_end();
+    run.finish();
     run.refuse_cycle()
 }
 
@@ -64,7 +64,7 @@ impl<'a> Run<'a> {
         Self { tags, ranks, unstarted, ready }
     }
 
-    fn to_the_end(&mut self) {
+    fn finish(&mut self) {
         while let Some((rank, op, ends)) = self.ready.pop_front() {
             if ends {
                 self.end(rank, op);
@@ -81,10 +81,10 @@ impl<'a> Run<'a> {
         let shared = &tags.shared[tag];
         if let Peers::Some(peers) = &self.ranks[rank as usize].peers[op.0 as usize] {
             for peer in peers.clone() {
-                if let Some(theirs) = op_on(tags, tag, peer) {
-                    if !matches!(self.ranks[peer as usize].peers[theirs.0 as usize], Peers::All) {
-                        self.end_needs_one_less(peer, theirs);
-                    }
+                let theirs = op_on(tags, tag, peer);
+                let theirs = theirs.filter(|op| !matches!(self.ranks[peer as usize].peers[op.0 as usize], Peers::All));
+                if let Some(theirs) = theirs {
+                    self.end_needs_one_less(peer, theirs);
                 }
             }
         } else if matches!(self.ranks[rank as usize].peers[op.0 as usize], Peers::All) {

@@ -21,12 +21,14 @@ mod comms;
 mod deadlock;
 pub mod dump;
 pub mod edges;
+mod gates;
 mod law;
 pub mod lower;
 pub mod memory;
 mod operands;
 pub mod order;
 mod region;
+mod replay;
 mod rules;
 mod world;
 

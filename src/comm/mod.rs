@@ -1,0 +1,3 @@
+//! Transports: how the messages of a communication reach the other ranks.
+
+pub mod local;

@@ -1,0 +1,101 @@
+//! Overlap: how much of a rank's communication its compute hides. One function for measured and
+//! predicted reports.
+
+use super::{Report, Span};
+
+/// Overlap on one rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Overlap {
+    /// The rank.
+    pub rank: usize,
+    /// Time in which at least one compute span ran.
+    pub compute_ns: u64,
+    /// Time in which at least one communication span ran.
+    pub comm_ns: u64,
+    /// Time in which a communication span ran and no compute span did.
+    pub exposed_ns: u64,
+    /// Part of the communication that compute hid, 0 to 1; 1 without communication.
+    pub hidden: f64,
+}
+
+/// Overlap figures of every rank.
+pub fn overlap(report: &Report) -> Vec<Overlap> {
+    let ranks = report.spans.iter().map(|span| span.rank + 1).max().unwrap_or(0).max(report.streams.len());
+    (0..ranks).map(|rank| overlap_of(report, rank)).collect()
+}
+
+fn overlap_of(report: &Report, rank: usize) -> Overlap {
+    let of_rank = |wanted: fn(&Span) -> bool| {
+        let spans = report.spans.iter().filter(|span| span.rank == rank && wanted(span));
+        union(spans.map(|span| (span.begin_ns, span.end_ns)).collect())
+    };
+    let compute = of_rank(|span| span.kind.computes());
+    let comm = of_rank(|span| span.kind == super::SpanKind::Comm);
+    let (compute_ns, comm_ns) = (length(&compute), length(&comm));
+    let exposed_ns = comm_ns - common(&compute, &comm);
+    let hidden = if comm_ns == 0 { 1.0 } else { 1.0 - exposed_ns as f64 / comm_ns as f64 };
+    Overlap { rank, compute_ns, comm_ns, exposed_ns, hidden }
+}
+
+/// The same instants as disjoint ascending intervals.
+fn union(mut intervals: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    intervals.sort_unstable();
+    let mut joined: Vec<(u64, u64)> = Vec::new();
+    for (begin, end) in intervals.into_iter().filter(|(begin, end)| begin < end) {
+        match joined.last_mut() {
+            Some(last) if begin <= last.1 => last.1 = last.1.max(end),
+            _ => joined.push((begin, end)),
+        }
+    }
+    joined
+}
+
+fn length(intervals: &[(u64, u64)]) -> u64 {
+    intervals.iter().map(|(begin, end)| end - begin).sum()
+}
+
+/// Length of what two unions share.
+fn common(a: &[(u64, u64)], b: &[(u64, u64)]) -> u64 {
+    let (mut i, mut j, mut shared) = (0, 0, 0);
+    while i < a.len() && j < b.len() {
+        shared += a[i].1.min(b[j].1).saturating_sub(a[i].0.max(b[j].0));
+        if a[i].1 < b[j].1 { i += 1 } else { j += 1 }
+    }
+    shared
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SpanKind;
+    use super::*;
+
+    #[test]
+    fn exposed_time_is_communication_without_compute() {
+        let span = |rank, kind, begin_ns, end_ns| Span {
+            rank,
+            stream: 0,
+            op: "op".into(),
+            kind,
+            begin_ns,
+            end_ns,
+            piece: None,
+            bytes: 0,
+            flops: 0.0,
+        };
+        let spans = vec![
+            span(0, SpanKind::Compute, 0, 10),
+            span(0, SpanKind::Copy, 5, 12),
+            span(0, SpanKind::Compute, 20, 30),
+            span(0, SpanKind::Comm, 8, 18),
+            span(0, SpanKind::Comm, 15, 25),
+            span(0, SpanKind::Mark, 0, 100),
+            span(1, SpanKind::Compute, 0, 7),
+        ];
+        let report = Report { streams: vec![Vec::new(); 3], spans, ..Report::default() };
+        let figures = overlap(&report);
+        let expected = Overlap { rank: 0, compute_ns: 22, comm_ns: 17, exposed_ns: 8, hidden: 1.0 - 8.0 / 17.0 };
+        assert_eq!(figures[0], expected);
+        assert_eq!(figures[1], Overlap { rank: 1, compute_ns: 7, comm_ns: 0, exposed_ns: 0, hidden: 1.0 });
+        assert_eq!(figures[2].compute_ns, 0);
+    }
+}
