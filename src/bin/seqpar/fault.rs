@@ -37,7 +37,8 @@ impl fmt::Display for Fault {
         match self {
             Self::Data(why) | Self::Usage(why) => {
                 let words: Vec<&str> = why.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-                f.write_str(&words.join("; "))
+                // A hostile file may have tensor names that would drive a terminal.
+                f.write_str(&words.join("; ").replace(char::is_control, "\u{fffd}"))
             }
             Self::ClosedPipe => f.write_str("stdout was closed"),
         }

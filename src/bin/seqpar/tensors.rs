@@ -85,8 +85,8 @@ impl TensorFile {
     /// The one float type of the tensors `names`.
     pub(crate) fn float_dtype(&self, names: &[&str]) -> Result<Dtype> {
         let first = self.tensor(names[0])?.dtype;
-        let dtype = float_dtype(first)
-            .ok_or_else(|| self.fault(names[0], format!("is {first:?}: use F32, F16 or BF16")))?;
+        let dtype =
+            float_dtype(first).ok_or_else(|| self.fault(names[0], format!("is {first:?}: use F32, F16 or BF16")))?;
         for name in names {
             let found = self.tensor(name)?.dtype;
             if found != first {
