@@ -1,7 +1,7 @@
 //! The law between ranks: what is sent is received, in one order, and nothing deadlocks.
 //!
-//! Every communication has a tag. All ranks of its group have that tag once, with the same kind,
-//! dtype and group; every message from a to b has the same count on both sides, in order; ranks
+//! Every communication has a tag. All ranks of its group have that tag once, with the same group,
+//! kind and dtype (disjoint groups may use one tag); every message from a to b has the same count on both sides, in order; ranks
 //! that share tags issue them in one order (what a communication library asks of two groups that
 //! share ranks); and no op waits, across ranks, for its own end: a transfer ends only after both
 //! of its sides have started. Refuses plans that break one of these, by an error that names the
@@ -62,7 +62,8 @@ impl Tags {
     fn of(plans: &[Checked<Plan>]) -> Result<Self> {
         let mut tags = Self { shared: Vec::new(), issued: Vec::with_capacity(plans.len()) };
         let mut groups: HashMap<&[u32], usize> = HashMap::new();
-        let mut by_tag: HashMap<u32, usize> = HashMap::new();
+        // Disjoint groups may use one tag: every rank counts its tags alike.
+        let mut by_tag: HashMap<(u32, usize), usize> = HashMap::new();
         for plan in plans {
             let mut global = Vec::with_capacity(plan.groups.len());
             for group in &plan.groups {
@@ -73,18 +74,14 @@ impl Tags {
             for id in plan.op_ids() {
                 let Some(comm) = plan.comm(id) else { continue };
                 let group = global[comm.group as usize];
-                let index = *by_tag.entry(comm.tag.0).or_insert_with(|| {
+                let index = *by_tag.entry((comm.tag.0, group)).or_insert_with(|| {
                     let ranks = plan.groups[comm.group as usize].clone();
                     let tag = comm.tag.0;
                     tags.shared.push(Shared { kind: comm.kind, dtype: comm.dtype, tag, group, ranks, ops: Vec::new() });
                     tags.shared.len() - 1
                 });
                 let shared = &mut tags.shared[index];
-                let differs = [
-                    (shared.kind != comm.kind, "kind"),
-                    (shared.dtype != comm.dtype, "dtype"),
-                    (shared.group != group, "group"),
-                ];
+                let differs = [(shared.kind != comm.kind, "kind"), (shared.dtype != comm.dtype, "dtype")];
                 if let Some((_, what)) = differs.into_iter().find(|(differs, _)| *differs) {
                     let (rank, op) = shared.ops.first().copied().unwrap_or((plan.rank, id));
                     let why = format!(
@@ -103,7 +100,10 @@ impl Tags {
         for shared in tags.shared.iter().filter(|shared| shared.ops.len() != shared.ranks.len()) {
             let absent = shared.ranks.iter().find(|rank| shared.ops.binary_search_by_key(*rank, |op| op.0).is_err());
             let (Some(absent), Some((rank, op))) = (absent, shared.ops.first()) else { continue };
-            let why = format!("rank {absent} of its group has no such op: every rank of the group issues it");
+            let why = format!(
+                "rank {absent} of its group has no such op with tag {} and this group: every rank of the group issues it",
+                shared.tag
+            );
             return Err(at(&plans[*rank as usize], *op, why));
         }
         Ok(tags)
