@@ -48,6 +48,7 @@ pub mod dit;
 pub mod dtype;
 pub mod error;
 pub mod exec;
+pub mod json;
 pub mod kernel;
 pub mod machine;
 pub mod mesh;

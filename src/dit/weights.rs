@@ -80,7 +80,7 @@ fn find(tensor: &impl Fn(&str) -> Option<FileTensor>, name: &str) -> Result<File
 
 fn convert(dtype: Dtype, dims: [usize; 4], found: FileTensor) -> Result<HostTensor> {
     let tensor = HostTensor { dtype: found.dtype, dims, bytes: found.bytes };
-    Ok(if tensor.dtype == dtype { tensor } else { HostTensor::from_f32(dtype, dims, &tensor.to_f32()) })
+    Ok(if tensor.dtype == dtype { tensor } else { HostTensor::from_f32(dtype, dims, &tensor.to_f32())? })
 }
 
 fn read_config(metadata: &BTreeMap<String, String>, tensor: &impl Fn(&str) -> Option<FileTensor>) -> Result<Config> {
