@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use seqpar::dtype::{Dtype, bf16_from_f32, f16_from_f32};
-use seqpar::exec::host::{self, Prepared};
+use seqpar::exec::host::{self, Bindings, Prepared};
 use seqpar::exec::{self, Report, trace};
 use seqpar::plan::{self, Plan};
 
@@ -48,9 +48,10 @@ impl Facts {
     }
 }
 
-/// The plans of all ranks, ready to run.
+/// The plans of all ranks, ready to run, and what is bound to them.
 pub(crate) struct World {
     prepared: Prepared,
+    bindings: Bindings<'static>,
     trace: bool,
 }
 
@@ -60,13 +61,19 @@ impl World {
         let checked = plan::check_world(plans)?;
         refuse_beyond_memory(checked.iter().map(|plan| plan.memory().peak_bytes as u64).sum())?;
         let prepared = host::prepare(checked, launch.host_options())?;
-        Ok(Self { prepared, trace: launch.trace })
+        let bindings = prepared.bindings();
+        Ok(Self { prepared, bindings, trace: launch.trace })
+    }
+
+    /// Hands every rank its parts of global tensors; they stay for all runs.
+    pub(crate) fn bind(&mut self, inputs: &Tensors) -> Result<()> {
+        Ok(inputs.iter().try_for_each(|(name, tensor)| self.bindings.set(name, tensor))?)
     }
 
     /// Runs once.
-    pub(crate) fn run(&mut self, inputs: &Tensors) -> Result<(Tensors, Facts)> {
-        let (outputs, report) = host::run_tensors(&mut self.prepared, inputs)?;
-        Ok((outputs, self.facts(&report)))
+    pub(crate) fn run(&mut self) -> Result<(Tensors, Facts)> {
+        let report = self.prepared.run(&mut self.bindings)?;
+        Ok((self.bindings.gather()?, self.facts(&report)))
     }
 
     fn facts(&self, report: &Report) -> Facts {
@@ -85,7 +92,9 @@ impl World {
 
 /// Checks, prepares and runs plans once.
 pub(crate) fn run(plans: Vec<Plan>, inputs: &Tensors, launch: &Launch) -> Result<(Tensors, Facts)> {
-    World::prepare(plans, launch)?.run(inputs)
+    let mut world = World::prepare(plans, launch)?;
+    world.bind(inputs)?;
+    world.run()
 }
 
 /// The tensor of that name among a run's outputs.

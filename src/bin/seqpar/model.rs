@@ -102,9 +102,9 @@ impl Model {
     pub(crate) fn place(&self, batch: usize, launch: &Launch) -> Result<Placed> {
         let problem = self.problem(batch, launch.mesh.sequence());
         let plans = dit::plan(&problem, launch.strategy, &launch.mesh, &Options::default())?;
-        let world = World::prepare(plans, launch)?;
-        let Weights { config, dtype, tensors } = self.weights.clone();
-        Ok(Placed { config, dtype, inputs: tensors, world })
+        let mut world = World::prepare(plans, launch)?;
+        world.bind(&self.weights.tensors)?;
+        Ok(Placed { config: self.config().clone(), dtype: self.weights.dtype, world })
     }
 
     fn problem(&self, batch: usize, ranks: usize) -> DitProblem {
@@ -117,7 +117,6 @@ impl Model {
 pub(crate) struct Placed {
     config: Config,
     dtype: Dtype,
-    inputs: Tensors,
     world: World,
 }
 
@@ -130,10 +129,12 @@ impl Placed {
         let dims = [batch, self.config.tokens(), 1, channels * side * side];
         let class_bytes = classes.iter().flat_map(|class| class.to_le_bytes()).collect();
         let scalars = [batch, 1, 1, 1];
-        self.inputs.insert("patches".into(), engine::floats(self.dtype, dims, &patches)?);
-        self.inputs.insert("timestep".into(), engine::tensor(Dtype::F32, scalars, f32_bytes(timesteps))?);
-        self.inputs.insert("class".into(), engine::tensor(Dtype::I32, scalars, class_bytes)?);
-        let (outputs, facts) = self.world.run(&self.inputs)?;
+        self.world.bind(&Tensors::from([
+            ("patches".into(), engine::floats(self.dtype, dims, &patches)?),
+            ("timestep".into(), engine::tensor(Dtype::F32, scalars, f32_bytes(timesteps))?),
+            ("class".into(), engine::tensor(Dtype::I32, scalars, class_bytes)?),
+        ]))?;
+        let (outputs, facts) = self.world.run()?;
         let tokens = engine::output(&outputs, "out")?.to_f32();
         Ok((patch::unpatchify(&self.config, batch, &tokens), facts))
     }
