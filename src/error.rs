@@ -20,7 +20,7 @@ pub enum Error {
     Shard(String),
     /// A strategy, kernel or machine that cannot do what was asked.
     Unsupported(String),
-    /// A plan that breaks the law; see [`crate::plan`].
+    /// A plan that breaks the law of plans.
     Law {
         /// Rank whose plan breaks it.
         rank: usize,

@@ -31,7 +31,7 @@
 //! let mesh = Strategy::Ulysses.mesh(ranks, None, None, 4, 4)?;
 //! let plans = check_world(attention(&problem, Strategy::Ulysses, &mesh, &Options::default())?)?;
 //! let mut prepared = prepare(plans, HostOptions::default())?;
-//! let ones = HostTensor::from_f32(Dtype::F32, [1, 10, 4, 8], &[1.0; 320]);
+//! let ones = HostTensor::from_f32(Dtype::F32, [1, 10, 4, 8], &[1.0; 320])?;
 //! let inputs = ["q", "k", "v"].map(|name| (name.to_string(), ones.clone()));
 //! let (outputs, report) = run_tensors(&mut prepared, &BTreeMap::from(inputs))?;
 //! assert_eq!(outputs["out"].to_f32(), vec![1.0; 320]);

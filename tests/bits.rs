@@ -187,7 +187,7 @@ fn layer_in_f32(case: &Case, layer: &seqpar::strategy::LayerProblem, inputs: &Te
     wide.attention.shard = case.even(1);
     let widen = |tensor: &seqpar::exec::host::HostTensor| {
         if tensor.dtype.is_float() {
-            seqpar::exec::host::HostTensor::from_f32(Dtype::F32, tensor.dims, &tensor.to_f32())
+            support::floats(Dtype::F32, tensor.dims, &tensor.to_f32())
         } else {
             tensor.clone()
         }

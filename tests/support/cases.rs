@@ -1,13 +1,12 @@
 //! Random attention and layer problems, their tensors and their cuts.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use seqpar::dtype::Dtype;
 use seqpar::kernel::spec::RopePairs;
 use seqpar::shard::{IndexMap, Shard, Split, TextShard};
 use seqpar::strategy::{AttentionProblem, LayerProblem, Options, Route};
 
-use super::{Rng, Tensors};
-use seqpar::exec::host::HostTensor;
+use super::{Rng, Tensors, bytes, floats, integers};
 
 /// Sizes of a problem, independent of how it is cut.
 #[derive(Clone, Debug)]
@@ -45,7 +44,8 @@ impl Case {
     /// Ragged sizes, grouped-query heads, text, masks: anything the strategies promise.
     pub fn random(rng: &mut Rng, dtype: Dtype, ranks: usize, cross: bool) -> Self {
         let kv_heads = rng.within(1, 5);
-        let tokens = rng.within(ranks, if rng.chance(25) { 300 } else { 60 });
+        let most = if rng.chance(25) { 300 } else { 60 };
+        let tokens = rng.within(ranks, most);
         Self {
             dtype,
             batch: rng.within(1, 3),
@@ -117,7 +117,7 @@ impl Case {
                 let keep = [0, 30, 90][rng.below(3)];
                 mask.extend((0..keys).map(|_| u8::from(rng.chance(keep))));
             }
-            tensors.insert("key_mask".into(), HostTensor::from_u8([self.batch, keys, 1, 1], &mask));
+            tensors.insert("key_mask".into(), bytes([self.batch, keys, 1, 1], &mask));
         }
         if self.lengths {
             let mut lengths = Vec::new();
@@ -125,7 +125,7 @@ impl Case {
                 lengths.push(rng.within(0, self.text) as i32);
                 lengths.push(rng.within(0, self.keys) as i32);
             }
-            tensors.insert("key_len".into(), HostTensor::from_i32([self.batch, 2, 1, 1], &lengths));
+            tensors.insert("key_len".into(), integers([self.batch, 2, 1, 1], &lengths));
         }
     }
 
@@ -134,7 +134,7 @@ impl Case {
         let keys = self.text + self.keys;
         let kept = inputs.get("key_mask").is_none_or(|mask| mask.bytes[b * keys + j] == 1);
         let within = inputs.get("key_len").is_none_or(|len| {
-            let len = len.to_i32();
+            let len: Vec<i32> = len.to_f32().iter().map(|&x| x as i32).collect();
             if j < self.text { (j as i32) < len[2 * b] } else { ((j - self.text) as i32) < len[2 * b + 1] }
         });
         kept && within
@@ -204,8 +204,8 @@ pub fn layer_inputs(case: &Case, layer: &LayerProblem, rng: &mut Rng) -> Tensors
             }
         }
         let dims = [1, case.tokens, 1, d / 2];
-        tensors.insert("rope_cos".into(), HostTensor::from_f32(Dtype::F32, dims, &cos));
-        tensors.insert("rope_sin".into(), HostTensor::from_f32(Dtype::F32, dims, &sin));
+        tensors.insert("rope_cos".into(), floats(Dtype::F32, dims, &cos));
+        tensors.insert("rope_sin".into(), floats(Dtype::F32, dims, &sin));
     }
     case.limits(rng, &mut tensors);
     tensors

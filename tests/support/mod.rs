@@ -1,8 +1,10 @@
 //! What the end-to-end tests share: random tensors, a naive float64 attention on global tensors,
 //! and a run of a world of plans on the host executor.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 pub mod cases;
+pub mod timing;
+pub mod worlds;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,7 +52,7 @@ impl Rng {
 
     pub fn tensor(&mut self, dtype: Dtype, dims: [usize; 4], scale: f32) -> HostTensor {
         let values: Vec<f32> = (0..dims.iter().product()).map(|_| round_to(dtype, self.normal() * scale)).collect();
-        HostTensor::from_f32(dtype, dims, &values)
+        floats(dtype, dims, &values)
     }
 }
 
@@ -60,6 +62,18 @@ pub fn seed() -> u64 {
         Some(seed) => seed,
         None => std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64,
     }
+}
+
+pub fn floats(dtype: Dtype, dims: [usize; 4], values: &[f32]) -> HostTensor {
+    HostTensor::from_f32(dtype, dims, values).unwrap()
+}
+
+pub fn integers(dims: [usize; 4], values: &[i32]) -> HostTensor {
+    HostTensor::from_i32(dims, values).unwrap()
+}
+
+pub fn bytes(dims: [usize; 4], values: &[u8]) -> HostTensor {
+    HostTensor::from_u8(dims, values).unwrap()
 }
 
 pub fn options(threads: usize) -> HostOptions {
