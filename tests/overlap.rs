@@ -62,7 +62,9 @@ fn chunks(report: &Report, rank: usize, ranks: usize, gated: bool) -> Vec<Chunk>
 fn a_chunk_is_projected_before_the_next_has_arrived() {
     let mut rng = Rng(seed());
     for ranks in [3, 4] {
-        for (gated, route) in [(false, Route::Forwarded), (true, Route::Forwarded), (false, Route::Direct), (true, Route::Direct)] {
+        for (gated, route) in
+            [(false, Route::Forwarded), (true, Route::Forwarded), (false, Route::Direct), (true, Route::Direct)]
+        {
             let case = Case::plain(Dtype::F32, 32 * ranks, 4, 16);
             let layer = plain_layer(&case, 64, ranks);
             let inputs = layer_inputs(&case, &layer, &mut rng);
@@ -114,7 +116,9 @@ fn two_ranks_reach_the_arrival_bound_with_real_kernels() {
         // Both ranks compute at once, and nothing takes time to arrive.
         let runs: Vec<Report> = (0..3).map(|_| run(fastseq.clone(), &inputs, quiet(options(1))).1).collect();
         let time = |rank: usize, k: usize| {
-            let times = runs.iter().map(|report| chunks(report, rank, 2, false)[k].end - chunks(report, rank, 2, false)[k].begin);
+            let times = runs
+                .iter()
+                .map(|report| chunks(report, rank, 2, false)[k].end - chunks(report, rank, 2, false)[k].begin);
             let mut times: Vec<u64> = times.collect();
             times.sort_unstable();
             times[1] as f64 / 1e9
@@ -177,7 +181,11 @@ fn four_and_eight_ranks_reach_the_arrival_bound_when_paced() {
             let gemm = vec![vec![projection_s(&plans[0], &machine); ranks]; ranks];
             let (_, report) = run(plans.clone(), &inputs, paced(&machine));
             let (took, bound) = against_bound(&report, ranks, |i| i as f64 * transfer, &gemm);
-            eprintln!("{ranks} ranks, transfer/projection {ratio}: T_ovl {:.1} ms, bound {:.1} ms", took * 1e3, bound * 1e3);
+            eprintln!(
+                "{ranks} ranks, transfer/projection {ratio}: T_ovl {:.1} ms, bound {:.1} ms",
+                took * 1e3,
+                bound * 1e3
+            );
             assert!(took <= 1.1 * bound, "{ranks} ranks, ratio {ratio}: {took} s, bound {bound} s");
             assert!(took >= 0.99 * bound, "{ranks} ranks, ratio {ratio}: {took} s beat the bound {bound} s");
         }
@@ -193,7 +201,8 @@ fn projection_s(plan: &Plan, machine: &Machine) -> f64 {
 
 #[test]
 fn ulysses_and_ring_hide_most_of_their_communication() {
-    for (strategy, ranks) in [(Strategy::Ulysses, 4), (Strategy::Ulysses, 2), (Strategy::Ring, 4), (Strategy::Ring, 8)] {
+    for (strategy, ranks) in [(Strategy::Ulysses, 4), (Strategy::Ulysses, 2), (Strategy::Ring, 4), (Strategy::Ring, 8)]
+    {
         let (_, layer, inputs) = paced_case(ranks);
         let plans = plans(&layer, strategy, ranks, &Options::default());
         let machine = balanced_machine(&plans, 0.1);
@@ -218,7 +227,11 @@ fn balanced_machine(plans: &[Plan], seconds: f64) -> Machine {
     let plan = &plans[0];
     let received = plan.op_ids().flat_map(|id| {
         let transfers = plan.comm(id).map(|comm| comm.transfers.as_slice()).unwrap_or_default();
-        transfers.iter().zip(plan.accesses(id)).filter(|(t, _)| t.direction == Direction::Recv).map(|(_, a)| plan.access_bytes(a))
+        transfers
+            .iter()
+            .zip(plan.accesses(id))
+            .filter(|(t, _)| t.direction == Direction::Recv)
+            .map(|(_, a)| plan.access_bytes(a))
     });
     Machine {
         name: "balanced".into(),

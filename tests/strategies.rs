@@ -3,6 +3,7 @@
 
 mod support;
 
+use seqpar::Error;
 use seqpar::dit::{self, Config, DitProblem};
 use seqpar::dtype::Dtype;
 use seqpar::exec::host::{HostOptions, prepare, run_tensors};
@@ -11,7 +12,6 @@ use seqpar::plan::lower::{Command, Gates, Lowered};
 use seqpar::plan::{BufferId, Checked, Direction, OpId, Plan, Role, check_lowered, check_world};
 use seqpar::shard::Split;
 use seqpar::strategy::{self, AttentionProblem, LayerProblem, Options, Strategy};
-use seqpar::Error;
 use support::cases::{Case, layer_inputs, random_options, random_split};
 use support::worlds::{World, random_inputs, worlds};
 use support::{Rng, Tensors, options, seed};
@@ -301,9 +301,7 @@ fn bytes_are_those_of_the_closed_forms() {
                     Strategy::Fastseq => v * (p - 1.0) / p + v * (p - 1.0) / (p * p),
                     Strategy::Ulysses => (2.0 + 2.0 * shared) * v * (p - 1.0) / (p * p),
                     Strategy::Ring | Strategy::KvGather => 2.0 * v * (p - 1.0) / p * shared,
-                    Strategy::Usp => {
-                        v / p * ((2.0 + 2.0 * shared) * (u - 1.0) / u + 2.0 * (r - 1.0) * shared)
-                    }
+                    Strategy::Usp => v / p * ((2.0 + 2.0 * shared) * (u - 1.0) / u + 2.0 * (r - 1.0) * shared),
                     // Two gathers in the storage type, two reductions in f32.
                     Strategy::Megatron => 2.0 * v * (p - 1.0) / p * (1.0 + 4.0 / e as f64),
                 };
