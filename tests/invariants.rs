@@ -9,13 +9,15 @@ use seqpar::dtype::Dtype;
 use seqpar::exec::host::HostTensor;
 use seqpar::kernel::spec::{Epilogue, Gemm, Kernel, Modulation, Norm, NormModulate, RopePairs};
 use seqpar::mesh::Mesh;
-use seqpar::plan::{Builder, BufferId, Checked, OpId, Placement, Plan, Role, View, check_world};
+use seqpar::plan::{BufferId, Builder, Checked, OpId, Placement, Plan, Role, View, check_world};
 use seqpar::shard::{IndexMap, Shard, Split, TextShard};
 use seqpar::strategy::{self, LayerProblem, Options, Route, Strategy};
 use support::cases::{Case, layer_inputs};
 use support::timing::linked;
 use support::worlds::{Given, World, expose, filled, random_inputs, worlds};
-use support::{Rng, Tensors, assert_same_bits, attention_f64, bytes, errors, f64s, floats, integers, options, run, seed};
+use support::{
+    Rng, Tensors, assert_same_bits, attention_f64, bytes, errors, f64s, floats, integers, options, run, seed,
+};
 
 const SINGLE: Strategy = Strategy::Single;
 
@@ -68,7 +70,13 @@ fn i01_what_is_scattered_and_gathered_comes_back() {
         let tokens = rng.within(ranks, 12);
         let given = Given::new([batch, tokens, 4, 12], 0, |name, [b, s, h, d]| match name {
             "v" => (1000 * d + 100 * b + 10 * s + h) as f32,
-            _ => if s == d { 200.0 } else { 0.0 },
+            _ => {
+                if s == d {
+                    200.0
+                } else {
+                    0.0
+                }
+            }
         });
         for world in worlds(ranks) {
             let shard = Shard::new(counts(&mut rng, tokens, ranks), TextShard::None).unwrap();
@@ -114,12 +122,9 @@ fn i04_an_embedding_follows_the_global_index() {
     assert_eq!(split.map(0).indices().collect::<Vec<_>>(), [0, 1, 2, 3, 8, 9, 10, 11]);
     let mut rng = fresh();
     let mut inputs = Tensors::new();
-    for (name, dims) in [
-        ("x", [2, 16, 1, 8]),
-        ("weight", [1, 24, 1, 8]),
-        ("bias", [1, 1, 1, 24]),
-        ("pos", [1, 16, 1, 24]),
-    ] {
+    for (name, dims) in
+        [("x", [2, 16, 1, 8]), ("weight", [1, 24, 1, 8]), ("bias", [1, 1, 1, 24]), ("pos", [1, 16, 1, 24])]
+    {
         inputs.insert(name.into(), rng.tensor(Dtype::F32, dims, 1.0));
     }
     let embed = |split: &Split| (0..split.ranks()).map(|rank| embed_plan(split, rank)).collect();
@@ -249,7 +254,8 @@ fn i06_uneven_tokens_give_the_one_rank_output() {
     let mut rng = fresh();
     for (ranks, tokens) in [(2, 3), (3, 7), (4, 9), (8, 13)] {
         let given = Given::random(&mut rng, [2, tokens, 3, 8], 0);
-        let (want, _) = given.run(one(), Shard::even(1, tokens, tokens, 0, false).unwrap(), &Options::default(), options(1));
+        let (want, _) =
+            given.run(one(), Shard::even(1, tokens, tokens, 0, false).unwrap(), &Options::default(), options(1));
         let truth = attention_f64(&given.inputs, |_, _| true).out;
         for world in worlds(ranks) {
             let shard = Shard::new(counts(&mut rng, tokens, ranks), TextShard::None).unwrap();
@@ -303,7 +309,8 @@ fn i08_a_loss_over_the_ranks_own_rows_is_the_whole_loss() {
     let mut rng = fresh();
     let tokens = 13;
     let given = Given::random(&mut rng, [2, tokens, 4, 8], 0);
-    let (want, _) = given.run(one(), Shard::even(1, tokens, tokens, 0, false).unwrap(), &Options::default(), options(1));
+    let (want, _) =
+        given.run(one(), Shard::even(1, tokens, tokens, 0, false).unwrap(), &Options::default(), options(1));
     let whole = f64s(&want["out"]);
     let (sum, mean) = (whole.iter().sum::<f64>(), whole.iter().sum::<f64>() / whole.len() as f64);
     for ranks in [2, 3, 4, 8] {
@@ -332,7 +339,8 @@ fn i09_every_chunk_of_the_ring_arrives_in_its_own_slot() {
     for ranks in [2, 3, 4, 8] {
         let tokens = 3 * ranks + 1;
         let given = Given::random(&mut rng, [2, tokens, 4, 4], 0);
-        let (want, _) = given.run(one(), Shard::even(1, tokens, tokens, 0, false).unwrap(), &Options::default(), options(1));
+        let (want, _) =
+            given.run(one(), Shard::even(1, tokens, tokens, 0, false).unwrap(), &Options::default(), options(1));
         for (route, gated) in routes() {
             let split = counts(&mut rng, tokens, ranks);
             let shard = Shard::new(split.clone(), TextShard::None).unwrap();
@@ -418,8 +426,20 @@ fn i10_partial_softmaxes_of_any_size_merge() {
         let is_low = |s: usize| s < tokens / 2;
         let given = Given::new([1, tokens, 2, 1], 0, |name, [_, s, ..]| match name {
             "q" => 1.0,
-            "k" => if is_low(s) { low } else { 0.0 },
-            _ => if is_low(s) { 3.0 } else { 5.0 },
+            "k" => {
+                if is_low(s) {
+                    low
+                } else {
+                    0.0
+                }
+            }
+            _ => {
+                if is_low(s) {
+                    3.0
+                } else {
+                    5.0
+                }
+            }
         });
         let want = if low > 0.0 { 3.0 } else { 5.0 };
         for world in worlds(ranks) {
@@ -527,11 +547,14 @@ fn modulated_inputs(rng: &mut Rng, modulation: Modulation, rows: usize) -> Tenso
     let mut inputs = Tensors::new();
     let vector_rows = if modulation == Modulation::PerToken { rows } else { 1 };
     inputs.insert("x".into(), rng.tensor(Dtype::F32, [3, rows, 1, HIDDEN], 2.0));
-    for name in ["shift", "scale", "shift0", "scale0"] {
-        inputs.insert(name.into(), rng.tensor(Dtype::F32, [3, vector_rows, 1, HIDDEN], 1.0));
+    let per_frame = modulation == Modulation::PerFrame;
+    for name in if per_frame { &["shift", "scale", "shift0", "scale0"][..] } else { &["shift", "scale"] } {
+        inputs.insert(name.to_string(), rng.tensor(Dtype::F32, [3, vector_rows, 1, HIDDEN], 1.0));
     }
-    let frame: Vec<u8> = (0..3 * rows).map(|i| u8::from(i % 2 == 0)).collect();
-    inputs.insert("frame".into(), bytes([3, rows, 1, 1], &frame));
+    if per_frame {
+        let frame: Vec<u8> = (0..3 * rows).map(|i| u8::from(i % 2 == 0)).collect();
+        inputs.insert("frame".into(), bytes([3, rows, 1, 1], &frame));
+    }
     inputs
 }
 
@@ -567,17 +590,16 @@ fn modulate_plan(split: &Split, rank: usize, norm: Norm, modulation: Modulation)
 
 fn norm_modulate_f64(inputs: &Tensors, norm: Norm, modulation: Modulation) -> Vec<f64> {
     let [batch, rows, _, hidden] = inputs["x"].dims;
-    let tensor = |name: &str| f64s(&inputs[name]);
-    let (x, shift, scale, shift0, scale0) =
-        (tensor("x"), tensor("shift"), tensor("scale"), tensor("shift0"), tensor("scale0"));
-    let frame = &inputs["frame"].bytes;
+    let tensor = |name: &str| inputs.get(name).map(f64s).unwrap_or_default();
+    let (x, frame) = (tensor("x"), tensor("frame"));
+    let (first, second) = ((tensor("shift"), tensor("scale")), (tensor("shift0"), tensor("scale0")));
     let mut y = Vec::new();
     for (b, i) in (0..batch).flat_map(|b| (0..rows).map(move |i| (b, i))) {
         let row = &x[(b * rows + i) * hidden..][..hidden];
         let mean = if norm == Norm::Layer { row.iter().sum::<f64>() / hidden as f64 } else { 0.0 };
         let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / hidden as f64;
-        let second = modulation == Modulation::PerFrame && frame[b * rows + i] == 0;
-        let (shift, scale) = if second { (&shift0, &scale0) } else { (&shift, &scale) };
+        let takes_second = frame.get(b * rows + i) == Some(&0.0);
+        let (shift, scale) = if takes_second { &second } else { &first };
         let at = if modulation == Modulation::PerToken { b * rows + i } else { b } * hidden;
         let value = |c: usize| (row[c] - mean) / (variance + 1e-6).sqrt() * (1.0 + scale[at + c]) + shift[at + c];
         y.extend((0..hidden).map(value));

@@ -32,15 +32,15 @@ const LAYERS: [(&str, usize); 18] = [
 const KERNEL_LAYERS: [(&str, usize); 4] =
     [("kernel::spec", 1), ("kernel::oracle", 4), ("kernel::host", 4), ("kernel::cuda", 4)];
 
-const UNSAFE_HOMES: [&str; 7] =
-    ["ffi", "cuda", "comm/nccl", "comm/peer", "capi", "kernel/host", "exec/host/memory.rs"];
+const UNSAFE_HOMES: [&str; 7] = ["ffi", "cuda", "comm/nccl", "comm/peer", "capi", "kernel/host", "exec/host/memory.rs"];
 
 const PANICS: [&str; 6] = [".unwrap()", ".expect(", "panic!", "todo!", "unimplemented!", "unreachable!"];
 
 #[test]
 fn a_lower_layer_never_names_a_higher_one() {
-    refuse_none(sources().iter().flat_map(|file| upward_names(&file.module, &file.text)
-        .into_iter().map(|what| format!("{}: {what}", file.name))));
+    refuse_none(sources().iter().flat_map(|file| {
+        upward_names(&file.module, &file.text).into_iter().map(|what| format!("{}: {what}", file.name))
+    }));
 }
 
 #[test]
@@ -53,9 +53,10 @@ fn every_module_has_a_layer() {
 #[test]
 fn plans_know_no_threads() {
     let in_plan = sources().into_iter().filter(|file| file.name.starts_with("plan/"));
-    refuse_none(in_plan.flat_map(|file| {
-        threads(&code(&file.text)).into_iter().map(move |what| format!("{}: {what}", file.name))
-    }));
+    refuse_none(
+        in_plan
+            .flat_map(|file| threads(&code(&file.text)).into_iter().map(move |what| format!("{}: {what}", file.name))),
+    );
 }
 
 #[test]
@@ -67,9 +68,9 @@ fn unsafe_code_stays_in_its_homes_and_is_argued_for() {
 
 #[test]
 fn nothing_a_user_reaches_panics() {
-    refuse_none(sources().iter().flat_map(|file| {
-        panics(&file.text).into_iter().map(|what| format!("{}: {what}", file.name))
-    }));
+    refuse_none(
+        sources().iter().flat_map(|file| panics(&file.text).into_iter().map(|what| format!("{}: {what}", file.name))),
+    );
 }
 
 #[test]
@@ -345,7 +346,8 @@ fn raw_string_end(chars: &[char], start: usize) -> Option<usize> {
     if chars.get(start + hashes) != Some(&'"') {
         return None;
     }
-    let closes = |&j: &usize| chars[j] == '"' && chars[j + 1..].iter().take(hashes).filter(|&&c| c == '#').count() == hashes;
+    let closes =
+        |&j: &usize| chars[j] == '"' && chars[j + 1..].iter().take(hashes).filter(|&&c| c == '#').count() == hashes;
     Some((start + hashes + 1..chars.len()).find(closes).map_or(chars.len(), |j| j + 1 + hashes))
 }
 
@@ -404,7 +406,8 @@ fn the_scanner_finds_upward_names() {
 
 #[test]
 fn the_scanner_finds_unsafe_code() {
-    let argued = "fn f(p: *const u8) -> u8 {\n    // SAFETY: p is valid.\n    let x =\n        unsafe { *p };\n    x\n}";
+    let argued =
+        "fn f(p: *const u8) -> u8 {\n    // SAFETY: p is valid.\n    let x =\n        unsafe { *p };\n    x\n}";
     let bare = "fn f(p: *const u8) -> u8 {\n    // SAFETY: said of q.\n    g();\n    unsafe { *p }\n}";
     assert_eq!(unsafe_violations("kernel/host/simd.rs", argued).len(), 0);
     assert_eq!(unsafe_violations("exec/host/memory.rs", argued).len(), 0);
@@ -420,7 +423,9 @@ fn the_scanner_finds_unsafe_code() {
 
 #[test]
 fn the_scanner_finds_panics_outside_tests() {
-    for text in ["x.unwrap();", "x.expect(\"y\")", "panic!()", "fn f() { todo!() }", "match x { _ => unimplemented!(\"z\") }"] {
+    for text in
+        ["x.unwrap();", "x.expect(\"y\")", "panic!()", "fn f() { todo!() }", "match x { _ => unimplemented!(\"z\") }"]
+    {
         assert_eq!(panics(text).len(), 1, "{text}");
     }
     for text in [

@@ -3,6 +3,7 @@
 
 mod support;
 
+use seqpar::Error;
 use seqpar::dit::{self, Config, DitProblem};
 use seqpar::dtype::Dtype;
 use seqpar::exec::host::{HostOptions, prepare, run_tensors};
@@ -11,7 +12,6 @@ use seqpar::plan::lower::{Command, Gates, Lowered};
 use seqpar::plan::{BufferId, Checked, Direction, OpId, Plan, Role, check_lowered, check_world};
 use seqpar::shard::Split;
 use seqpar::strategy::{self, AttentionProblem, LayerProblem, Options, Strategy};
-use seqpar::Error;
 use support::cases::{Case, layer_inputs, random_options, random_split};
 use support::worlds::{World, random_inputs, worlds};
 use support::{Rng, Tensors, options, seed};
@@ -178,9 +178,10 @@ fn swapped_collectives_of_one_size_are_refused_and_named() {
                 let tag = plan.comms[i].tag;
                 plan.comms[i].tag = plan.comms[j].tag;
                 plan.comms[j].tag = tag;
-                let labels = [plan.label(a).to_string(), plan.label(b).to_string()];
-                let op = named_op(&format!("{name} rank {rank}: {labels:?} swapped"), check_world(plans));
-                assert!(labels.contains(&op), "{name}: {labels:?} swapped names \"{op}\"");
+                // One of the two, or one between them that no longer has its place in the order.
+                let labels: Vec<String> = (a.0..=b.0).map(|id| plan.label(OpId(id)).to_string()).collect();
+                let op = named_op(&format!("{name} rank {rank}: {labels:?}, ends swapped"), check_world(plans));
+                assert!(labels.contains(&op), "{name}: {labels:?}, ends swapped, names \"{op}\"");
                 swapped += 1;
             }
         }
@@ -301,9 +302,7 @@ fn bytes_are_those_of_the_closed_forms() {
                     Strategy::Fastseq => v * (p - 1.0) / p + v * (p - 1.0) / (p * p),
                     Strategy::Ulysses => (2.0 + 2.0 * shared) * v * (p - 1.0) / (p * p),
                     Strategy::Ring | Strategy::KvGather => 2.0 * v * (p - 1.0) / p * shared,
-                    Strategy::Usp => {
-                        v / p * ((2.0 + 2.0 * shared) * (u - 1.0) / u + 2.0 * (r - 1.0) * shared)
-                    }
+                    Strategy::Usp => v / p * ((2.0 + 2.0 * shared) * (u - 1.0) / u + 2.0 * (r - 1.0) * shared),
                     // Two gathers in the storage type, two reductions in f32.
                     Strategy::Megatron => 2.0 * v * (p - 1.0) / p * (1.0 + 4.0 / e as f64),
                 };

@@ -19,10 +19,7 @@ pub fn linked(bytes_per_s: f64, latency_s: f64) -> HostOptions {
 
 /// Kernels and transfers last as long as `machine` says.
 pub fn paced(machine: &Machine) -> HostOptions {
-    HostOptions {
-        clock: Clock::Paced(machine.clone()),
-        ..linked(machine.link_bytes_per_s, machine.link_latency_s)
-    }
+    HostOptions { clock: Clock::Paced(machine.clone()), ..linked(machine.link_bytes_per_s, machine.link_latency_s) }
 }
 
 /// The spans of one rank whose label is `label`.

@@ -61,8 +61,7 @@ impl Given {
         let shard = Shard::even(1, tokens, tokens, text, false).unwrap();
         let (key_mask, key_len) = (false, false);
         let dtype = Dtype::F32;
-        let problem =
-            AttentionProblem { dtype, batch, heads, kv_heads: heads, head_dim, shard, key_mask, key_len };
+        let problem = AttentionProblem { dtype, batch, heads, kv_heads: heads, head_dim, shard, key_mask, key_len };
         let mut inputs = Tensors::new();
         for (prefix, rows) in [("", tokens), ("text_", text)] {
             for name in ["q", "k", "v"] {
