@@ -446,9 +446,12 @@ fn the_ranks_of_a_world_are_whole() {
     check_world(Vec::new()).unwrap();
 }
 
-/// A world of exchanges: for each rank, (stream, tag, group) in issue order.
-fn world(ranks: &[&[(&str, u32, &[usize])]]) -> Vec<Plan> {
-    let plan = |(rank, ops): (usize, &&[(&str, u32, &[usize])])| {
+/// Stream, tag and group.
+type Exchange<'a> = (&'a str, u32, &'a [usize]);
+
+/// A world of exchanges, for each rank in issue order.
+fn world(ranks: &[&[Exchange]]) -> Vec<Plan> {
+    let plan = |(rank, ops): (usize, &&[Exchange])| {
         let mut traffic = Traffic::new(rank, ranks.len());
         ops.iter().for_each(|(stream, tag, group)| traffic.exchange(stream, &format!("op{tag}"), *tag, group));
         traffic.plan()

@@ -6,8 +6,9 @@
 //! forgotten: whoever touches it next waits for that write, which has waited for the rest.
 //! Aliasing within one op (a residual added in place) is no edge.
 //!
-//! Assumes a well-formed plan (ids and regions in range), which [`super::check`] verifies. Near
-//! linear in the number of accesses. Tests: `tests/plan_properties.rs` against a naive closure.
+//! Assumes a well-formed plan (ids and regions in range) whose gates fill what they gate, which
+//! [`super::check`] verifies. Near linear in the number of accesses. Tests:
+//! `tests/plan_properties.rs` against a naive closure.
 
 use super::boxes::Boxes;
 use super::{Access, BufferId, OpId, Plan};
@@ -39,8 +40,11 @@ pub fn derive(plan: &Plan) -> Vec<Edge> {
         for access in accesses.clone() {
             let Some(past) = &history[access.buffer.0 as usize] else { continue };
             for (_, past) in past.overlapping(access.region) {
-                if past.writes || access.mode.writes() {
-                    let gate = past.writes && !access.mode.writes() && access.gate == Some(past.op);
+                let conflict = past.writes || access.mode.writes();
+                // What the gate's transfer overwrote had ended before that transfer started.
+                let by_the_gate = !access.mode.writes() && access.gate.is_some_and(|gate| past.op < gate);
+                if conflict && !by_the_gate {
+                    let gate = !access.mode.writes() && access.gate == Some(past.op);
                     edges.push(Edge { from: past.op, to: id, gate });
                 }
             }

@@ -90,6 +90,7 @@ pub fn check(plan: Plan) -> Result<Checked<Plan>> {
 /// [`crate::Error::Law`] with the op and the one it no longer waits for.
 pub fn check_lowered(plan: &Plan, lowered: &Lowered) -> Result<()> {
     rules::well_formed(plan)?;
+    gates::fillers(plan)?;
     replay::check(plan, &derive(plan), lowered)
 }
 
