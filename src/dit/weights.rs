@@ -62,7 +62,8 @@ impl Weights {
 }
 
 fn find(tensor: &impl Fn(&str) -> Option<FileTensor>, name: &str) -> Result<FileTensor> {
-    let found = tensor(name).ok_or_else(|| Error::Data(format!("tensor \"{name}\" is missing: a DiT checkpoint has it")))?;
+    let found =
+        tensor(name).ok_or_else(|| Error::Data(format!("tensor \"{name}\" is missing: a DiT checkpoint has it")))?;
     if !matches!(found.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16) {
         return Err(Error::Data(format!("tensor \"{name}\" is {}: weights are f32, f16 or bf16", found.dtype)));
     }
@@ -80,24 +81,30 @@ fn find(tensor: &impl Fn(&str) -> Option<FileTensor>, name: &str) -> Result<File
 
 fn convert(dtype: Dtype, dims: [usize; 4], found: FileTensor) -> Result<HostTensor> {
     let tensor = HostTensor { dtype: found.dtype, dims, bytes: found.bytes };
-    Ok(if tensor.dtype == dtype { tensor } else { HostTensor::from_f32(dtype, dims, &tensor.to_f32()) })
+    Ok(if tensor.dtype == dtype { tensor } else { HostTensor::from_f32(dtype, dims, &tensor.to_f32())? })
 }
 
 fn read_config(metadata: &BTreeMap<String, String>, tensor: &impl Fn(&str) -> Option<FileTensor>) -> Result<Config> {
     let shape = |name: &str, rank: usize| -> Result<Vec<usize>> {
         let found = find(tensor, name)?;
         if found.shape.len() != rank || found.shape.contains(&0) {
-            return Err(Error::Data(format!("tensor \"{name}\" has shape {:?}: {rank} dimensions above 0 are needed", found.shape)));
+            return Err(Error::Data(format!(
+                "tensor \"{name}\" has shape {:?}: {rank} dimensions above 0 are needed",
+                found.shape
+            )));
         }
         Ok(found.shape)
     };
     let number = |key: &str| -> Result<Option<usize>> {
         let Some(text) = metadata.get(key) else { return Ok(None) };
         let parsed = text.trim().parse().ok().filter(|n| *n > 0);
-        parsed.map(Some).ok_or_else(|| Error::Data(format!("metadata \"{key}\" is \"{text}\": a number above 0 is needed")))
+        parsed
+            .map(Some)
+            .ok_or_else(|| Error::Data(format!("metadata \"{key}\" is \"{text}\": a number above 0 is needed")))
     };
-    let heads = number("num_heads")?
-        .ok_or_else(|| Error::Data("metadata \"num_heads\" is missing: no tensor's shape tells the number of heads".into()))?;
+    let heads = number("num_heads")?.ok_or_else(|| {
+        Error::Data("metadata \"num_heads\" is missing: no tensor's shape tells the number of heads".into())
+    })?;
     let position = shape("pos_embed", 3)?;
     let embed = shape("x_embedder.proj.weight", 4)?;
     let (tokens, hidden) = (position[1], position[2]);

@@ -40,10 +40,10 @@ pub(super) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-/// Lanes of a sum.
-const LANES: usize = 16;
+/// Interleaved sums of a row: four registers of sixteen, so that additions overlap.
+const LANES: usize = 64;
 
-/// Sum of `f(x)` over a row: sixteen interleaved sums, then a fixed tree.
+/// Sum of `f(x)` over a row: interleaved sums, then a fixed tree.
 #[inline(always)]
 pub(super) fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];

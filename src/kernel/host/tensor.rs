@@ -3,6 +3,7 @@
 //! A [`Tensor`] can only be made by whoever leases memory; from then on kernels may read it, and
 //! write it where their spec says so. Assumes that leases do not conflict (the executor's part).
 
+use super::isa::Isa;
 use crate::dtype::{Dtype, bf16_from_f32, bf16_to_f32, f16_from_f32, f16_to_f32};
 
 /// A strided view of leased memory, four-dimensional, its last dimension contiguous.
@@ -85,24 +86,25 @@ impl Tensor {
         }
     }
 
+    /// `len` consecutive f32 elements at `offset` in place, if that is the type.
+    fn f32_run(&self, offset: usize, len: usize) -> Option<&[f32]> {
+        // SAFETY: as in `load`; a kernel writes a row only after it has let go of what it read.
+        (self.dtype == Dtype::F32).then(|| unsafe { std::slice::from_raw_parts(self.f32_at(offset), len) })
+    }
+
     /// [`Tensor::store`] past the caches, where the hardware and the alignment allow it: for
     /// outputs far larger than the caches, which would otherwise be read before they are written.
-    fn store_streamed(&self, offset: usize, values: &[f32]) {
+    fn store_streamed(&self, isa: Isa, offset: usize, values: &[f32]) {
         #[cfg(target_arch = "x86_64")]
-        if self.dtype == Dtype::F32 && values.len().is_multiple_of(4) {
+        if self.dtype == Dtype::F32 && isa == Isa::Avx512 && values.len().is_multiple_of(16) {
             let target = self.ptr.cast::<f32>().wrapping_add(offset);
-            if target.addr().is_multiple_of(16) {
-                for (i, four) in values.chunks_exact(4).enumerate() {
-                    // SAFETY: as in `store`; the address is aligned to the 16 bytes written, and
-                    // SSE2 is part of x86-64.
-                    unsafe {
-                        use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
-                        _mm_stream_ps(target.add(4 * i), _mm_loadu_ps(four.as_ptr()));
-                    }
-                }
-                return;
+            if target.addr().is_multiple_of(64) {
+                // SAFETY: as in `store`; the address is aligned to the 64 bytes of each write and
+                // the machine has the instruction set (`run_piece_on`).
+                return unsafe { stream_avx512(target, values) };
             }
         }
+        let _ = isa;
         self.store(offset, values);
     }
 
@@ -129,6 +131,18 @@ impl Tensor {
                 Dtype::I32 | Dtype::U8 => {}
             }
         }
+    }
+}
+
+/// # Safety
+/// `target` is aligned to 64 bytes and holds as many f32 as `values`, a multiple of 16.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn stream_avx512(target: *mut f32, values: &[f32]) {
+    use std::arch::x86_64::{_mm512_loadu_ps, _mm512_stream_ps};
+    for (i, lanes) in values.chunks_exact(16).enumerate() {
+        // SAFETY: the caller's contract.
+        unsafe { _mm512_stream_ps(target.add(16 * i), _mm512_loadu_ps(lanes.as_ptr())) };
     }
 }
 
@@ -176,13 +190,43 @@ impl Rows<'_> {
         unsafe { address.read() }
     }
 
-    /// [`Rows::store`], past the caches if `streamed`.
-    pub(super) fn store_streamed(&self, sample: usize, row: usize, values: &[f32], streamed: bool) {
-        if !streamed {
-            return self.store(sample, row, values);
+    /// Row `row` of sample `sample`: in place if it is f32, else widened into `buffer`.
+    pub(super) fn row<'b>(&'b self, sample: usize, row: usize, buffer: &'b mut [f32]) -> &'b [f32] {
+        let (tensor, local) = self.locate(row);
+        match tensor.f32_run(tensor.offset(sample, local, 0), buffer.len()) {
+            Some(run) => run,
+            None => {
+                self.load(sample, row, buffer);
+                buffer
+            }
         }
+    }
+
+    /// Asks for row `row` of sample `sample` ahead of its use: a row is shorter than what the
+    /// hardware's own prefetcher needs to get going.
+    pub(super) fn prefetch(&self, sample: usize, row: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let (tensor, row) = self.locate(row);
+            let bytes = tensor.shape[2] * tensor.shape[3] * tensor.dtype.bytes();
+            let first = tensor.ptr.wrapping_add(tensor.offset(sample, row, 0) * tensor.dtype.bytes());
+            for line in (0..bytes).step_by(64) {
+                // SAFETY: a prefetch reads nothing and faults nowhere; SSE is part of x86-64.
+                unsafe {
+                    std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
+                        first.wrapping_add(line).cast_const().cast(),
+                    );
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (sample, row);
+    }
+
+    /// [`Rows::store`], past the caches.
+    pub(super) fn store_streamed(&self, isa: Isa, sample: usize, row: usize, values: &[f32]) {
         let (tensor, row) = self.locate(row);
-        tensor.store_streamed(tensor.offset(sample, row, 0), values);
+        tensor.store_streamed(isa, tensor.offset(sample, row, 0), values);
     }
 
     /// Stores row `row` of sample `sample`.

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Runs every check and test of this repository; the last lines are the results.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+results=()
+failed=0
+
+step() {
+    local name="$1"
+    shift
+    printf '\n== %s\n' "$name"
+    local begin=$SECONDS
+    if "$@"; then
+        results+=("ok      $name ($((SECONDS - begin)) s)")
+    else
+        results+=("FAILED  $name ($((SECONDS - begin)) s)")
+        failed=1
+    fi
+}
+
+step "format" cargo fmt --check
+step "clippy" cargo clippy --quiet --all-targets -- -D warnings
+step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
+step "tests" cargo test
+step "without the command line" cargo clippy --quiet --no-default-features --lib -- -D warnings
+
+printf '\n== results\n'
+printf '%s\n' "${results[@]}"
+if [ "$failed" -ne 0 ]; then
+    echo "FAILED"
+    exit 1
+fi
+echo "all passed"

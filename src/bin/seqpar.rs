@@ -1,2 +1,0 @@
-//! seqpar command line
-fn main() {}
