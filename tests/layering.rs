@@ -454,9 +454,14 @@ fn the_scanner_finds_unsafe_code() {
 
 #[test]
 fn the_scanner_finds_panics_outside_tests() {
-    for text in
-        ["x.unwrap();", "x.expect(\"y\")", "panic!()", "fn f() { todo!() }", "match x { _ => unimplemented!(\"z\") }"]
-    {
+    for text in [
+        "x.unwrap();",
+        "x.expect(\"y\")",
+        "x.expect(&format!(\"a {}\", f(c, d)))",
+        "panic!()",
+        "fn f() { todo!() }",
+        "match x { _ => unimplemented!(\"z\") }",
+    ] {
         assert_eq!(panics(text).len(), 1, "{text}");
     }
     for text in [
