@@ -22,7 +22,7 @@ step() {
 step "format" cargo fmt --check
 step "clippy" cargo clippy --quiet --all-targets -- -D warnings
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
-step "tests" cargo test
+step "tests" cargo test --no-fail-fast
 step "without the command line" cargo clippy --quiet --no-default-features --lib -- -D warnings
 
 printf '\n== results\n'

@@ -76,8 +76,8 @@ impl Sizes {
     fn read(input: &TensorFile) -> Result<Self> {
         let [batch, tokens, heads, head_dim] = input.dims("q", "[B, N, H, D]")?;
         let [_, keys, kv_heads, _] = input.dims("k", "[B, M, Hkv, D]")?;
-        input.expect("k", "[B, M, Hkv, D]", &[batch, keys, kv_heads, head_dim])?;
-        input.expect("v", "[B, M, Hkv, D], as k,", &[batch, keys, kv_heads, head_dim])?;
+        input.need_shape("k", "[B, M, Hkv, D]", &[batch, keys, kv_heads, head_dim])?;
+        input.need_shape("v", "[B, M, Hkv, D], as k,", &[batch, keys, kv_heads, head_dim])?;
         if heads % kv_heads != 0 {
             let why = format!("has {kv_heads} heads, but q has {heads}: that must be a multiple of it");
             return Err(input.fault("k", why));
@@ -89,9 +89,9 @@ impl Sizes {
                 return Err(input.fault(there, format!("is there without \"{missing}\": joint text needs all three")));
             }
             [_, text, _, _] = input.dims("text_q", "[B, T, H, D]")?;
-            input.expect("text_q", "[B, T, H, D]", &[batch, text, heads, head_dim])?;
-            input.expect("text_k", "[B, T, Hkv, D]", &[batch, text, kv_heads, head_dim])?;
-            input.expect("text_v", "[B, T, Hkv, D]", &[batch, text, kv_heads, head_dim])?;
+            input.need_shape("text_q", "[B, T, H, D]", &[batch, text, heads, head_dim])?;
+            input.need_shape("text_k", "[B, T, Hkv, D]", &[batch, text, kv_heads, head_dim])?;
+            input.need_shape("text_v", "[B, T, Hkv, D]", &[batch, text, kv_heads, head_dim])?;
             floats.extend(&KNOWN[3..6]);
         }
         mask::check(input, batch, text + keys)?;

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &DitArgs) -> Result<()> {
     let input = TensorFile::read(&args.input)?;
     let (dims, classes) = model.start(&input, "latent", "class")?;
     let [batch, ..] = dims;
-    input.expect("timestep", "[B]", &[batch])?;
+    input.need_shape("timestep", "[B]", &[batch])?;
     let timesteps = input.f32_values("timestep")?;
     if let Some(at) = timesteps.iter().position(|t| !t.is_finite()) {
         return Err(input.fault("timestep", format!("has the value {} at index {at}: use finite ones", timesteps[at])));

@@ -83,7 +83,7 @@ impl Sizes {
         let mut text = 0;
         if input.has("text_x") {
             [_, text, _] = input.dims("text_x", "[B, T, C]")?;
-            input.expect("text_x", "[B, T, C]", &[batch, text, hidden])?;
+            input.need_shape("text_x", "[B, T, C]", &[batch, text, hidden])?;
             floats.push("text_x");
         }
         let text_weights = TEXT_WEIGHTS.iter().find(|name| input.has(name));
@@ -113,13 +113,13 @@ impl Sizes {
 /// Checks one set of weights.
 fn weights(input: &TensorFile, prefix: &str, hidden: usize, qkv_rows: usize, attended: usize) -> Result<()> {
     let name = |name: &str| format!("{prefix}{name}");
-    input.expect(&name("qkv_weight"), "[(H + 2 Hkv) D, C]", &[qkv_rows, hidden])?;
-    input.expect(&name("proj_weight"), "[C, H D]", &[hidden, attended])?;
+    input.need_shape(&name("qkv_weight"), "[(H + 2 Hkv) D, C]", &[qkv_rows, hidden])?;
+    input.need_shape(&name("proj_weight"), "[C, H D]", &[hidden, attended])?;
     if input.has(&name("qkv_bias")) {
-        input.expect(&name("qkv_bias"), "[(H + 2 Hkv) D]", &[qkv_rows])?;
+        input.need_shape(&name("qkv_bias"), "[(H + 2 Hkv) D]", &[qkv_rows])?;
     }
     if input.has(&name("proj_bias")) {
-        input.expect(&name("proj_bias"), "[C]", &[hidden])?;
+        input.need_shape(&name("proj_bias"), "[C]", &[hidden])?;
     }
     Ok(())
 }

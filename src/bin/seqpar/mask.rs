@@ -12,8 +12,8 @@ pub(crate) fn check(input: &TensorFile, batch: usize, keys: usize) -> Result<()>
     if !input.has("key_mask") {
         return Ok(());
     }
-    input.expect("key_mask", "[B, T+M], text keys first,", &[batch, keys])?;
-    input.expect_dtype("key_mask", FileDtype::U8)?;
+    input.need_shape("key_mask", "[B, T+M], text keys first,", &[batch, keys])?;
+    input.need_dtype("key_mask", FileDtype::U8)?;
     match input.tensor("key_mask")?.bytes.iter().position(|&value| value > 1) {
         None => Ok(()),
         Some(at) => {

@@ -65,8 +65,8 @@ impl Model {
     pub(crate) fn start(&self, input: &TensorFile, latent: &str, class: &str) -> Result<([usize; 4], Vec<i32>)> {
         let [batch, ..] = input.dims::<4>(latent, "[B, C, S, S]")?;
         let dims = self.latent_dims(batch);
-        input.expect(latent, "[B, C, S, S] of this model", &dims)?;
-        input.expect(class, "[B]", &[batch])?;
+        input.need_shape(latent, "[B, C, S, S] of this model", &dims)?;
+        input.need_shape(class, "[B]", &[batch])?;
         let classes = self.classes(&input.i64_values(class)?).map_err(|why| input.fault(class, why))?;
         Ok((dims, classes))
     }

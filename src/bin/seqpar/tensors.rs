@@ -74,7 +74,7 @@ impl TensorFile {
     }
 
     /// Refuses a tensor whose shape is not `dims`; `form` says what it stands for.
-    pub(crate) fn expect(&self, name: &str, form: &str, dims: &[usize]) -> Result<()> {
+    pub(crate) fn need_shape(&self, name: &str, form: &str, dims: &[usize]) -> Result<()> {
         let shape = &self.tensor(name)?.shape;
         if shape == dims {
             return Ok(());
@@ -98,7 +98,7 @@ impl TensorFile {
     }
 
     /// Refuses a tensor that is not of exactly this type.
-    pub(crate) fn expect_dtype(&self, name: &str, dtype: FileDtype) -> Result<()> {
+    pub(crate) fn need_dtype(&self, name: &str, dtype: FileDtype) -> Result<()> {
         match self.tensor(name)?.dtype {
             found if found == dtype => Ok(()),
             found => Err(self.fault(name, format!("is {found:?}, but {dtype:?} is needed"))),
@@ -116,13 +116,13 @@ impl TensorFile {
 
     /// Values of an f32 tensor.
     pub(crate) fn f32_values(&self, name: &str) -> Result<Vec<f32>> {
-        self.expect_dtype(name, FileDtype::F32)?;
+        self.need_dtype(name, FileDtype::F32)?;
         Ok(f32_values(&self.tensor(name)?.bytes))
     }
 
     /// Values of an i64 tensor.
     pub(crate) fn i64_values(&self, name: &str) -> Result<Vec<i64>> {
-        self.expect_dtype(name, FileDtype::I64)?;
+        self.need_dtype(name, FileDtype::I64)?;
         let (values, _) = self.tensor(name)?.bytes.as_chunks::<8>();
         Ok(values.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect())
     }

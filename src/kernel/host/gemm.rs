@@ -1,6 +1,8 @@
 //! Linear layers on `matrixmultiply`, whose bits do not depend on how rows and columns are cut
 //! (`tests/rules.rs`), so blocks and threads are free to choose.
 
+use std::ops::Range;
+
 use super::adaln::{VectorCache, Vectors, gate_row};
 use super::isa::{Isa, per_isa};
 use super::math::{gelu, round_row, silu};
@@ -30,7 +32,7 @@ pub(super) fn run(isa: Isa, spec: &Gemm, piece: usize, operands: &[Vec<Tensor>],
     for_each(threads, flops, blocks.len(), scratch, |scratch, item| {
         let block = blocks[item];
         let cols = block.cols;
-        multiply(spec, &a, &weights[block.part], block, scratch);
+        multiply(spec, &a, rows, &weights[block.part], block, scratch);
         if spec.bias {
             let bias = Rows(&operands[layout.bias(block.part)]);
             bias.load_cols(0, 0, block.first_col, &mut scratch.bias[..cols]);
@@ -38,7 +40,7 @@ pub(super) fn run(isa: Isa, spec: &Gemm, piece: usize, operands: &[Vec<Tensor>],
         let out = Rows(&operands[layout.out(block.part)]);
         for i in 0..block.rows {
             let row = &mut scratch.sums[i * cols..(i + 1) * cols];
-            let (b, n) = (block.sample, block.first_row + i);
+            let (b, n) = ((block.first_row + i) / rows, (block.first_row + i) % rows);
             if spec.bias {
                 add_row(isa, row, &scratch.bias[..cols]);
             }
@@ -131,11 +133,10 @@ impl Weight {
     }
 }
 
-/// Consecutive rows of one view of A times consecutive columns of one part.
+/// Consecutive rows of A, counted over samples, times consecutive columns of one part.
 #[derive(Clone, Copy)]
 struct Block {
     part: usize,
-    sample: usize,
     first_row: usize,
     rows: usize,
     first_col: usize,
@@ -144,24 +145,41 @@ struct Block {
 
 fn blocks(spec: &Gemm, a: &[Tensor], rows: usize) -> Vec<Block> {
     let mut blocks = Vec::new();
-    // With k = 0 there is no view of A; the sums are 0 all the same.
-    let views: Vec<usize> = if a.is_empty() { vec![rows] } else { a.iter().map(|view| view.shape[1]).collect() };
-    for (part, &cols) in spec.parts.iter().enumerate() {
-        for sample in 0..spec.batch {
-            let mut start = 0;
-            for &view_rows in &views {
-                for first_row in (start..start + view_rows).step_by(BLOCK_ROWS) {
-                    let rows = BLOCK_ROWS.min(start + view_rows - first_row);
-                    for first_col in (0..cols).step_by(BLOCK_COLS) {
-                        let cols = BLOCK_COLS.min(cols - first_col);
-                        blocks.push(Block { part, sample, first_row, rows, first_col, cols });
-                    }
+    for run in even_runs(spec, a, rows) {
+        for (part, &cols) in spec.parts.iter().enumerate() {
+            for first_row in run.clone().step_by(BLOCK_ROWS) {
+                let rows = BLOCK_ROWS.min(run.end - first_row);
+                for first_col in (0..cols).step_by(BLOCK_COLS) {
+                    let cols = BLOCK_COLS.min(cols - first_col);
+                    blocks.push(Block { part, first_row, rows, first_col, cols });
                 }
-                start += view_rows;
             }
         }
     }
     blocks
+}
+
+/// Rows that one product may take together: all of them if they are widened anyway or lie at one
+/// distance over all samples, else those of one view and sample.
+fn even_runs(spec: &Gemm, a: &[Tensor], rows: usize) -> Vec<Range<usize>> {
+    let whole = vec![0..spec.batch * rows];
+    match a {
+        // With k = 0 there is no view of A; the sums are 0 all the same.
+        [] => whole,
+        _ if spec.dtype != Dtype::F32 => whole,
+        [view] if spec.batch == 1 || view.strides[0] == rows * view.strides[1] => whole,
+        views => {
+            let mut runs = Vec::new();
+            for sample in 0..spec.batch {
+                let mut start = sample * rows;
+                for view in views {
+                    runs.push(start..start + view.shape[1]);
+                    start += view.shape[1];
+                }
+            }
+            runs
+        }
+    }
 }
 
 struct Scratch {
@@ -175,33 +193,35 @@ struct Scratch {
 impl Scratch {
     fn new(spec: &Gemm, vectors: Option<&Vectors>) -> Self {
         let cols = BLOCK_COLS.min(spec.parts.iter().copied().max().unwrap_or(0));
-        let rows = BLOCK_ROWS.min(spec.chunks.iter().copied().max().unwrap_or(0));
+        let rows = BLOCK_ROWS.min(spec.batch * spec.chunks.iter().copied().max().unwrap_or(0));
         let a = if spec.dtype == Dtype::F32 { 0 } else { rows * spec.k };
         let cache = vectors.map(|vectors| VectorCache::new(vectors, spec.parts[0]));
         Self { sums: vec![0.0; rows * cols], a: vec![0.0; a], bias: vec![0.0; cols], residual: vec![0.0; cols], cache }
     }
 }
 
-fn multiply(spec: &Gemm, a: &Rows, weight: &Weight, block: Block, scratch: &mut Scratch) {
+fn multiply(spec: &Gemm, a: &Rows, sample_rows: usize, weight: &Weight, block: Block, scratch: &mut Scratch) {
     let Block { rows, cols, .. } = block;
     let sums = &mut scratch.sums[..rows * cols];
     if spec.k == 0 {
         sums.fill(0.0);
         return;
     }
-    let (view, first) = a.locate(block.first_row);
-    let (pointer, stride) = if view.dtype == Dtype::F32 {
-        (view.f32_at(view.offset(block.sample, first, 0)), view.strides[1])
+    let place = |row: usize| (row / sample_rows, row % sample_rows);
+    let (pointer, stride) = if spec.dtype == Dtype::F32 {
+        let (sample, row) = place(block.first_row);
+        let (view, row) = a.locate(row);
+        (view.f32_at(view.offset(sample, row, 0)), view.strides[1])
     } else {
         let widened = &mut scratch.a[..rows * spec.k];
-        widened
-            .chunks_exact_mut(spec.k)
-            .enumerate()
-            .for_each(|(i, row)| a.load(block.sample, block.first_row + i, row));
+        for (i, out) in widened.chunks_exact_mut(spec.k).enumerate() {
+            let (sample, row) = place(block.first_row + i);
+            a.load(sample, row, out);
+        }
         (widened.as_ptr(), spec.k)
     };
     let (w, w_stride) = weight.at(spec.k, block.first_col);
-    // SAFETY: A's rows are `rows` rows of one view, `k` long and `stride` apart; W's are `cols`
+    // SAFETY: A's rows are `rows` rows, `k` long and `stride` apart (`even_runs`); W's are `cols`
     // rows, `k` long and `w_stride` apart, both by the checked shapes; `sums` is rows × cols and
     // borrowed mutably.
     unsafe {
