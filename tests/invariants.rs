@@ -547,11 +547,14 @@ fn modulated_inputs(rng: &mut Rng, modulation: Modulation, rows: usize) -> Tenso
     let mut inputs = Tensors::new();
     let vector_rows = if modulation == Modulation::PerToken { rows } else { 1 };
     inputs.insert("x".into(), rng.tensor(Dtype::F32, [3, rows, 1, HIDDEN], 2.0));
-    for name in ["shift", "scale", "shift0", "scale0"] {
-        inputs.insert(name.into(), rng.tensor(Dtype::F32, [3, vector_rows, 1, HIDDEN], 1.0));
+    let per_frame = modulation == Modulation::PerFrame;
+    for name in if per_frame { &["shift", "scale", "shift0", "scale0"][..] } else { &["shift", "scale"] } {
+        inputs.insert(name.to_string(), rng.tensor(Dtype::F32, [3, vector_rows, 1, HIDDEN], 1.0));
     }
-    let frame: Vec<u8> = (0..3 * rows).map(|i| u8::from(i % 2 == 0)).collect();
-    inputs.insert("frame".into(), bytes([3, rows, 1, 1], &frame));
+    if per_frame {
+        let frame: Vec<u8> = (0..3 * rows).map(|i| u8::from(i % 2 == 0)).collect();
+        inputs.insert("frame".into(), bytes([3, rows, 1, 1], &frame));
+    }
     inputs
 }
 
@@ -587,17 +590,16 @@ fn modulate_plan(split: &Split, rank: usize, norm: Norm, modulation: Modulation)
 
 fn norm_modulate_f64(inputs: &Tensors, norm: Norm, modulation: Modulation) -> Vec<f64> {
     let [batch, rows, _, hidden] = inputs["x"].dims;
-    let tensor = |name: &str| f64s(&inputs[name]);
-    let (x, shift, scale, shift0, scale0) =
-        (tensor("x"), tensor("shift"), tensor("scale"), tensor("shift0"), tensor("scale0"));
-    let frame = &inputs["frame"].bytes;
+    let tensor = |name: &str| inputs.get(name).map(f64s).unwrap_or_default();
+    let (x, frame) = (tensor("x"), tensor("frame"));
+    let (first, second) = ((tensor("shift"), tensor("scale")), (tensor("shift0"), tensor("scale0")));
     let mut y = Vec::new();
     for (b, i) in (0..batch).flat_map(|b| (0..rows).map(move |i| (b, i))) {
         let row = &x[(b * rows + i) * hidden..][..hidden];
         let mean = if norm == Norm::Layer { row.iter().sum::<f64>() / hidden as f64 } else { 0.0 };
         let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / hidden as f64;
-        let second = modulation == Modulation::PerFrame && frame[b * rows + i] == 0;
-        let (shift, scale) = if second { (&shift0, &scale0) } else { (&shift, &scale) };
+        let takes_second = frame.get(b * rows + i) == Some(&0.0);
+        let (shift, scale) = if takes_second { &second } else { &first };
         let at = if modulation == Modulation::PerToken { b * rows + i } else { b } * hidden;
         let value = |c: usize| (row[c] - mean) / (variance + 1e-6).sqrt() * (1.0 + scale[at + c]) + shift[at + c];
         y.extend((0..hidden).map(value));

@@ -178,9 +178,10 @@ fn swapped_collectives_of_one_size_are_refused_and_named() {
                 let tag = plan.comms[i].tag;
                 plan.comms[i].tag = plan.comms[j].tag;
                 plan.comms[j].tag = tag;
-                let labels = [plan.label(a).to_string(), plan.label(b).to_string()];
-                let op = named_op(&format!("{name} rank {rank}: {labels:?} swapped"), check_world(plans));
-                assert!(labels.contains(&op), "{name}: {labels:?} swapped names \"{op}\"");
+                // One of the two, or one between them that no longer has its place in the order.
+                let labels: Vec<String> = (a.0..=b.0).map(|id| plan.label(OpId(id)).to_string()).collect();
+                let op = named_op(&format!("{name} rank {rank}: {labels:?}, ends swapped"), check_world(plans));
+                assert!(labels.contains(&op), "{name}: {labels:?}, ends swapped, names \"{op}\"");
                 swapped += 1;
             }
         }

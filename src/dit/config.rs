@@ -93,16 +93,16 @@ impl Config {
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return Err(Error::Shape(format!("{name} is 0: it must be at least 1")));
         }
-        if self.hidden % self.heads != 0 {
+        if !self.hidden.is_multiple_of(self.heads) {
             return Err(Error::Shape(format!("{} heads do not divide {} channels", self.heads, self.hidden)));
         }
-        if self.input_size % self.patch != 0 {
+        if !self.input_size.is_multiple_of(self.patch) {
             return Err(Error::Shape(format!(
                 "patch {} does not divide the latent's side {}",
                 self.patch, self.input_size
             )));
         }
-        if self.frequencies % 2 != 0 || self.frequencies == 0 {
+        if !self.frequencies.is_multiple_of(2) || self.frequencies == 0 {
             return Err(Error::Shape(format!(
                 "{} frequencies: cosines and sines need an even number",
                 self.frequencies

@@ -9,6 +9,7 @@ use crate::shard::IndexMap;
 
 /// q, k and v of one segment on one rank.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // Two or three a plan, never stored in number.
 pub(crate) enum Source {
     /// `q [B, n, H, D]`, `k`, `v [B, m, Hkv, D]`, already there.
     Given { q: View, k: View, v: View },

@@ -92,7 +92,8 @@ impl Strategy {
         if ranks == 0 {
             return Err(Error::Mesh("0 ranks: use at least 1".into()));
         }
-        let largest = || (1..=ranks).rev().find(|u| ranks % u == 0 && heads % u == 0 && kv_heads % u == 0).unwrap_or(1);
+        let largest =
+            || (1..=ranks).rev().find(|u| [ranks, heads, kv_heads].iter().all(|n| n.is_multiple_of(*u))).unwrap_or(1);
         let (u, r) = match (ulysses, ring, self) {
             (Some(u), Some(r), _) => (u, r),
             (Some(u), None, _) => (u, ranks / u.max(1)),

@@ -168,7 +168,7 @@ pub fn layer_inputs(case: &Case, layer: &LayerProblem, rng: &mut Rng) -> Tensors
         tensors.insert("text_x".into(), rng.tensor(dtype, [case.batch, case.text, 1, c], 1.0));
     }
     for prefix in ["", "text_"] {
-        if !prefix.is_empty() && !(layer.text_weights && case.text > 0) {
+        if !prefix.is_empty() && (!layer.text_weights || case.text == 0) {
             continue;
         }
         let mut add = |name: &str, dims: [usize; 4], scale: f32| {

@@ -26,7 +26,7 @@ pub fn worlds(ranks: usize) -> Vec<World> {
         let degrees: Vec<(usize, usize)> = match strategy {
             Strategy::Single if ranks > 1 => Vec::new(),
             Strategy::Ring => vec![(1, ranks)],
-            Strategy::Usp => (1..=ranks).filter(|u| ranks % u == 0).map(|u| (u, ranks / u)).collect(),
+            Strategy::Usp => (1..=ranks).filter(|u| ranks.is_multiple_of(*u)).map(|u| (u, ranks / u)).collect(),
             _ => vec![(ranks, 1)],
         };
         list.extend(degrees.into_iter().map(|(u, r)| World { strategy, mesh: Mesh::new(u, r).unwrap() }));
