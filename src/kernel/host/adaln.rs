@@ -1,44 +1,40 @@
-//! Norm + modulate, gate + residual, and both in one pass, row by row.
+//! Norm, modulation, gate and residual: row kernels, each row in one pass over memory.
+//!
+//! A row is widened into scratch that stays in the nearest cache; its statistics are taken there
+//! in two passes, in an order that depends on `hidden` and the instruction set alone. The fused
+//! kernel is the same functions on the rounded row, so it equals the chain bit for bit.
 
-use super::isa::{Isa, per_isa};
-use super::math::{round_row, sum};
-use super::parallel::for_each;
-use super::tensor::{Rows, Tensor};
+use super::Isa;
+use super::convert::round_slice;
+use super::lanes::{Lanes, Task};
+use super::math;
+use super::parallel::{for_each, threads_for};
+use super::tensor::{Row, Rows, Tensor};
 use crate::dtype::Dtype;
 use crate::kernel::spec::{GateResidual, GateResidualNormModulate, Modulation, Norm, NormModulate};
 
-/// Rows of one item.
-const BLOCK: usize = 16;
-/// Rows that are asked for ahead of their use.
-const AHEAD: usize = 2;
-/// Outputs beyond this many bytes bypass the caches: nobody reads them there.
-const STREAMED_BYTES: usize = 32 << 20;
-
 pub(super) fn norm_modulate(isa: Isa, spec: &NormModulate, operands: &[Vec<Tensor>], threads: usize) {
-    let (x, y) = (Rows(&operands[0]), Rows(&operands[1]));
-    let vectors = Vectors { modulation: spec.modulation, count: 2, operands: &operands[2..] };
-    let shape = Shape { batch: spec.batch, rows: spec.rows, hidden: spec.hidden };
-    let store = Store::new(isa, shape, spec.dtype);
-    for_each_row(threads, shape, 8.0, &vectors, &[x], |scratch, b, n| {
-        scratch.vectors.load(&vectors, b, n);
-        let [shift, scale] = [0, 1].map(|i| &scratch.vectors.rows[i][..]);
-        let x = x.row(b, n, &mut scratch.a);
-        normalise(isa, x, spec.norm, spec.eps, shift, scale, &mut scratch.b);
-        store.row(&y, b, n, &scratch.b);
-    });
+    RowKernel {
+        dtype: spec.dtype,
+        size: [spec.batch, spec.rows, spec.hidden],
+        gate: None,
+        norm: Some((spec.norm, spec.eps, Rows::new(&operands[1]))),
+        input: Rows::new(&operands[0]),
+        modulation: Vectors::new(spec.modulation, 2, &operands[2..]),
+    }
+    .run(isa, threads);
 }
 
 pub(super) fn gate_residual(isa: Isa, spec: &GateResidual, operands: &[Vec<Tensor>], threads: usize) {
-    let [residual, branch, out] = [0, 1, 2].map(|i| Rows(&operands[i]));
-    let vectors = Vectors { modulation: spec.modulation, count: 1, operands: &operands[3..] };
-    let shape = Shape { batch: spec.batch, rows: spec.rows, hidden: spec.hidden };
-    let store = Store::new(isa, shape, spec.dtype);
-    for_each_row(threads, shape, 2.0, &vectors, &[residual, branch], |scratch, b, n| {
-        scratch.vectors.load(&vectors, b, n);
-        residual.load(b, n, &mut scratch.b);
-        gate_row(isa, &mut scratch.b, &scratch.vectors.rows[0], branch.row(b, n, &mut scratch.a));
-        store.row(&out, b, n, &scratch.b);
-    });
+    RowKernel {
+        dtype: spec.dtype,
+        size: [spec.batch, spec.rows, spec.hidden],
+        gate: Some((Rows::new(&operands[1]), Rows::new(&operands[2]))),
+        norm: None,
+        input: Rows::new(&operands[0]),
+        modulation: Vectors::new(spec.modulation, 1, &operands[3..]),
+    }
+    .run(isa, threads);
 }
 
 pub(super) fn gate_residual_norm_modulate(
@@ -47,138 +43,210 @@ pub(super) fn gate_residual_norm_modulate(
     operands: &[Vec<Tensor>],
     threads: usize,
 ) {
-    let [residual, branch, out, y] = [0, 1, 2, 3].map(|i| Rows(&operands[i]));
-    let vectors = Vectors { modulation: spec.modulation, count: 3, operands: &operands[4..] };
-    let shape = Shape { batch: spec.batch, rows: spec.rows, hidden: spec.hidden };
-    let store = Store::new(isa, shape, spec.dtype);
-    for_each_row(threads, shape, 10.0, &vectors, &[residual, branch], |scratch, b, n| {
-        scratch.vectors.load(&vectors, b, n);
-        let [gate, shift, scale] = [0, 1, 2].map(|i| &scratch.vectors.rows[i][..]);
-        residual.load(b, n, &mut scratch.b);
-        gate_row(isa, &mut scratch.b, gate, branch.row(b, n, &mut scratch.a));
-        store.row(&out, b, n, &scratch.b);
-        round_row(spec.dtype, &mut scratch.b);
-        normalise(isa, &scratch.b, spec.norm, spec.eps, shift, scale, &mut scratch.a);
-        store.row(&y, b, n, &scratch.a);
-    });
-}
-
-per_isa! {
-    /// `x += gate·branch`, the arithmetic of every gated residual of the crate.
-    fn gate_row(x: &mut [f32], gate: &[f32], branch: &[f32]) {
-        for ((x, gate), branch) in x.iter_mut().zip(gate).zip(branch) {
-            *x += gate * branch;
-        }
+    RowKernel {
+        dtype: spec.dtype,
+        size: [spec.batch, spec.rows, spec.hidden],
+        gate: Some((Rows::new(&operands[1]), Rows::new(&operands[2]))),
+        norm: Some((spec.norm, spec.eps, Rows::new(&operands[3]))),
+        input: Rows::new(&operands[0]),
+        modulation: Vectors::new(spec.modulation, 3, &operands[4..]),
     }
+    .run(isa, threads);
 }
 
-per_isa! {
-    /// `y = norm(x)·(1 + scale) + shift`.
-    fn normalise(x: &[f32], norm: Norm, eps: f32, shift: &[f32], scale: &[f32], y: &mut [f32]) {
-        let count = x.len() as f32;
-        let mean = match norm {
-            Norm::Layer => sum(x, |v| v) / count,
-            Norm::Rms => 0.0,
-        };
-        let variance = sum(x, |v| (v - mean) * (v - mean)) / count;
-        let rstd = 1.0 / (variance + eps).sqrt();
-        for (((y, x), shift), scale) in y.iter_mut().zip(x).zip(shift).zip(scale) {
-            *y = (*x - mean) * rstd * (1.0 + scale) + shift;
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Shape {
-    batch: usize,
-    rows: usize,
-    hidden: usize,
-}
-
-/// Two rows and the modulation vectors of one thread.
-struct Scratch {
-    a: Vec<f32>,
-    b: Vec<f32>,
-    vectors: VectorCache,
-}
-
-fn for_each_row(
-    threads: usize,
-    shape: Shape,
-    flops: f64,
-    vectors: &Vectors,
-    sources: &[Rows],
-    work: impl Fn(&mut Scratch, usize, usize) + Sync,
+/// `out[i] = residual[i] + gate[i]·x[i]`, unrounded; shared with the GEMM's epilogue.
+///
+/// # Safety
+/// Each pointer holds `len` elements; `out` is `x` or `residual`, or overlaps no input.
+#[inline(always)]
+pub(super) unsafe fn gate_row<L: Lanes>(
+    lanes: L,
+    residual: *const f32,
+    gate: *const f32,
+    x: *const f32,
+    out: *mut f32,
+    len: usize,
 ) {
-    let rows = shape.batch * shape.rows;
-    let row = || vec![0.0; shape.hidden];
-    let scratch = || Scratch { a: row(), b: row(), vectors: VectorCache::new(vectors, shape.hidden) };
-    let ops = flops * (rows * shape.hidden) as f64;
-    for_each(threads, ops, rows.div_ceil(BLOCK), scratch, |scratch, item| {
-        for at in item * BLOCK..rows.min((item + 1) * BLOCK) {
-            let ahead = at + AHEAD;
-            if ahead < rows {
-                sources.iter().for_each(|source| source.prefetch(ahead / shape.rows, ahead % shape.rows));
-            }
-            work(scratch, at / shape.rows, at % shape.rows);
-        }
-    });
+    // SAFETY: the caller's promise.
+    unsafe { math::map(lanes, [residual, gate, x], out, len, false, math::Gate) }
 }
 
-/// How a kernel's outputs are written: the same bits either way.
-struct Store {
-    isa: Isa,
-    streamed: bool,
-}
-
-impl Store {
-    fn new(isa: Isa, shape: Shape, dtype: Dtype) -> Self {
-        let bytes = shape.batch * shape.rows * shape.hidden * dtype.bytes();
-        Self { isa, streamed: bytes > STREAMED_BYTES }
-    }
-
-    fn row(&self, out: &Rows, b: usize, n: usize, values: &[f32]) {
-        if self.streamed { out.store_streamed(self.isa, b, n, values) } else { out.store(b, n, values) }
-    }
-}
-
-/// The modulation vectors of a kernel, as its operands.
-#[derive(Clone, Copy)]
+/// The vectors of a [`Modulation`], as rows.
+#[derive(Clone)]
 pub(super) struct Vectors<'a> {
-    pub(super) modulation: Modulation,
-    pub(super) count: usize,
-    pub(super) operands: &'a [Vec<Tensor>],
+    kind: Modulation,
+    count: usize,
+    operands: &'a [Vec<Tensor>],
 }
 
-/// The widened vectors of the row at hand, kept while rows share them.
-pub(super) struct VectorCache {
-    pub(super) rows: Vec<Vec<f32>>,
-    loaded: Option<(usize, usize)>,
-}
-
-impl VectorCache {
-    pub(super) fn new(vectors: &Vectors, hidden: usize) -> Self {
-        Self { rows: vec![vec![0.0; hidden]; vectors.count], loaded: None }
+impl<'a> Vectors<'a> {
+    pub(super) fn new(kind: Modulation, count: usize, operands: &'a [Vec<Tensor>]) -> Self {
+        Self { kind, count, operands }
     }
 
-    /// Loads the vectors of row `n` of sample `b`.
-    pub(super) fn load(&mut self, vectors: &Vectors, b: usize, n: usize) {
-        let (row, set) = match vectors.modulation {
-            Modulation::PerSample => (0, 0),
-            Modulation::PerToken => (n, 0),
+    /// Vector `which` for row `n` of sample `b`.
+    pub(super) fn row(&self, which: usize, b: usize, n: usize) -> Row {
+        let rows = |i: usize| Rows::new(&self.operands[i]);
+        match self.kind {
+            Modulation::PerSample => rows(which).row(b, 0),
+            Modulation::PerToken => rows(which).row(b, n),
             Modulation::PerFrame => {
-                let mut frame = [0.0];
-                Rows(&vectors.operands[2 * vectors.count]).load(b, n, &mut frame);
-                (0, usize::from(frame[0] == 0.0))
+                let second = rows(2 * self.count).row(b, n).int(0) == 0;
+                rows(which + if second { self.count } else { 0 }).row(b, 0)
             }
-        };
-        let key = Some((b, if vectors.modulation == Modulation::PerFrame { set } else { row }));
-        if self.loaded == key {
+        }
+    }
+}
+
+/// A vector in f32: in place where it is, else widened into scratch, at most once a change.
+#[derive(Default)]
+pub(super) struct Widened {
+    at: usize,
+    values: Vec<f32>,
+}
+
+impl Widened {
+    /// Start of `row` in f32.
+    #[inline]
+    pub(super) fn load(&mut self, row: Row) -> *const f32 {
+        if let Some(p) = row.f32_ptr() {
+            return p;
+        }
+        // Vectors are only read, so the same address holds the same values.
+        if self.at != row.address() || self.values.len() != row.len() {
+            self.values.resize(row.len(), 0.0);
+            row.load(0, &mut self.values);
+            self.at = row.address();
+        }
+        self.values.as_ptr()
+    }
+}
+
+struct RowKernel<'a> {
+    dtype: Dtype,
+    /// `[B, rows, C]`.
+    size: [usize; 3],
+    /// Branch and out.
+    gate: Option<(Rows<'a>, Rows<'a>)>,
+    /// y.
+    norm: Option<(Norm, f32, Rows<'a>)>,
+    /// x, or the residual.
+    input: Rows<'a>,
+    modulation: Vectors<'a>,
+}
+
+#[derive(Default)]
+struct Scratch {
+    row: Vec<f32>,
+    branch: Vec<f32>,
+    vectors: [Widened; 3],
+}
+
+impl RowKernel<'_> {
+    fn run(&self, isa: Isa, threads: usize) {
+        let [batch, rows, hidden] = self.size;
+        if hidden == 0 {
             return;
         }
-        for (i, out) in self.rows.iter_mut().enumerate() {
-            Rows(&vectors.operands[set * vectors.count + i]).load(b, row, out);
+        let block = (32 * 1024 / hidden).max(1);
+        let blocks = rows.div_ceil(block);
+        let work = 10.0 * (batch * rows * hidden) as f64;
+        // Beyond the caches a store that bypasses them saves reading the line first.
+        let stream = batch * rows * hidden * self.dtype.bytes() > 8 << 20;
+        for_each(threads_for(threads, work, batch * blocks), batch * blocks, Scratch::default, |scratch, item| {
+            let (b, first) = (item / blocks, item % blocks * block);
+            let range = (first, (first + block).min(rows));
+            isa.run(Block { kernel: self, scratch, b, range, stream });
+        });
+    }
+}
+
+struct Block<'a, 'b> {
+    kernel: &'a RowKernel<'a>,
+    scratch: &'b mut Scratch,
+    b: usize,
+    range: (usize, usize),
+    stream: bool,
+}
+
+impl Task for Block<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { kernel, scratch, b, range, stream } = self;
+        let hidden = kernel.size[2];
+        scratch.row.resize(hidden, 0.0);
+        scratch.branch.resize(hidden, 0.0);
+        for n in range.0..range.1 {
+            let Scratch { row, branch, vectors } = scratch;
+            kernel.input.row(b, n).load(0, row);
+            let mut next = 0;
+            if let Some((branches, out)) = &kernel.gate {
+                let gate = vectors[0].load(kernel.modulation.row(0, b, n));
+                next = 1;
+                let source = branches.row(b, n);
+                let x = source.f32_ptr().map_or_else(
+                    || {
+                        source.load(0, branch);
+                        branch.as_ptr()
+                    },
+                    <*mut f32>::cast_const,
+                );
+                let p = row.as_mut_ptr();
+                // SAFETY: all hold `hidden` elements (checked operands); the output is scratch.
+                unsafe { gate_row(lanes, p, gate, x, p, hidden) };
+                round_slice(kernel.dtype, row);
+                store(lanes, out.row(b, n), row, stream);
+            }
+            if let Some((norm, eps, y)) = &kernel.norm {
+                let shift = vectors[next].load(kernel.modulation.row(next, b, n));
+                let scale = vectors[next + 1].load(kernel.modulation.row(next + 1, b, n));
+                let modulate = statistics(lanes, *norm, *eps, row);
+                let inputs = [row.as_ptr(), shift, scale];
+                match direct(lanes, y.row(b, n), hidden) {
+                    // SAFETY: all hold `hidden` elements (checked operands), y is no input, and it
+                    // is aligned.
+                    Some(p) => unsafe { math::map(lanes, inputs, p, hidden, stream, modulate) },
+                    None => {
+                        let p = row.as_mut_ptr();
+                        // SAFETY: all hold `hidden` elements; the output is the first input.
+                        unsafe { math::map(lanes, inputs, p, hidden, false, modulate) };
+                        y.row(b, n).store(0, row);
+                    }
+                }
+            }
         }
-        self.loaded = key;
+        if stream {
+            lanes.flush();
+        }
+    }
+}
+
+/// Two passes over the row; RMS has no mean.
+#[inline(always)]
+fn statistics<L: Lanes>(lanes: L, norm: Norm, eps: f32, row: &[f32]) -> math::Modulate {
+    let count = row.len() as f32;
+    let mean = match norm {
+        Norm::Layer => math::sum(lanes, row, 0.0, math::Itself) / count,
+        Norm::Rms => 0.0,
+    };
+    let variance = math::sum(lanes, row, mean, math::SquareFrom(mean)) / count;
+    math::Modulate { mean, inverse: 1.0 / (variance + eps).sqrt() }
+}
+
+/// Start of a row that vectors may be stored to: f32 in one run, whole aligned vectors.
+#[inline(always)]
+fn direct<L: Lanes>(_: L, row: Row, len: usize) -> Option<*mut f32> {
+    row.f32_ptr().filter(|p| (*p as usize).is_multiple_of(4 * L::N) && len.is_multiple_of(L::N))
+}
+
+/// Rounds `values` into `row`, past the caches if asked and aligned.
+#[inline(always)]
+fn store<L: Lanes>(lanes: L, row: Row, values: &[f32], stream: bool) {
+    match direct(lanes, row, values.len()) {
+        // SAFETY: the row has as many elements as `values`, which is scratch.
+        Some(p) if stream => unsafe { math::map(lanes, [values.as_ptr()], p, values.len(), true, math::Itself) },
+        _ => row.store(0, values),
     }
 }

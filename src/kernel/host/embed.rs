@@ -1,39 +1,62 @@
-//! Embeddings of timestep and class: a few vectors a run, in plain code.
+//! Conditioning: timestep and class.
 
-use super::math::{round_row, silu};
+use super::Isa;
+use super::convert::round_slice;
+use super::lanes::{Lanes, Task};
+use super::math;
 use super::tensor::{Rows, Tensor};
 use crate::error::{Error, Result};
 use crate::kernel::spec::{ClassEmbed, TimestepEmbed};
 
+/// The angle is the f32 product of `t` and the rounded frequency, as frameworks compute it; its
+/// cosine and sine are taken in f64 and rounded once.
 pub(super) fn timestep(spec: &TimestepEmbed, operands: &[Vec<Tensor>]) {
+    let (t, out) = (Rows::new(&operands[0]), Rows::new(&operands[1]));
     let half = spec.dim / 2;
-    let mut row = vec![0.0; spec.dim];
+    let mut row = vec![0.0f32; spec.dim];
     for b in 0..spec.batch {
-        let mut t = [0.0];
-        Rows(&operands[0]).load(b, 0, &mut t);
+        let mut time = [0.0f32];
+        t.row(b, 0).load(0, &mut time);
         for i in 0..half {
-            let angle = f64::from(t[0]) * (-(10000f64.ln()) * i as f64 / half as f64).exp();
-            row[i] = angle.cos() as f32;
-            row[half + i] = angle.sin() as f32;
+            let frequency = (-(10000f64.ln()) * i as f64 / half as f64).exp() as f32;
+            let (sin, cos) = f64::from(time[0] * frequency).sin_cos();
+            row[i] = cos as f32;
+            row[half + i] = sin as f32;
         }
-        Rows(&operands[1]).store(b, 0, &row);
+        out.row(b, 0).store(0, &row);
     }
 }
 
-pub(super) fn class(spec: &ClassEmbed, operands: &[Vec<Tensor>]) -> Result<()> {
-    let mut embedding = vec![0.0; spec.hidden];
-    let mut row = vec![0.0; spec.hidden];
+pub(super) fn class(isa: Isa, spec: &ClassEmbed, operands: &[Vec<Tensor>]) -> Result<()> {
+    let [t_emb, table, class, out] = [0, 1, 2, 3].map(|i| Rows::new(&operands[i]));
+    let (mut sum, mut row) = (vec![0.0f32; spec.hidden], vec![0.0f32; spec.hidden]);
     for b in 0..spec.batch {
-        let class = Rows(&operands[2]).load_i32(b, 0);
-        let index = usize::try_from(class).ok().filter(|class| *class < spec.classes).ok_or_else(|| {
-            Error::Shape(format!("class {class} of sample {b}: the table has classes 0 to {}", spec.classes - 1))
+        let label = class.row(b, 0).int(0);
+        let label = usize::try_from(label).ok().filter(|&label| label < spec.classes).ok_or_else(|| {
+            Error::Data(format!(
+                "class {label} of sample {b}: the table has the classes 0 to {}",
+                spec.classes as i64 - 1
+            ))
         })?;
-        Rows(&operands[0]).load(b, 0, &mut embedding);
-        Rows(&operands[1]).load(0, index, &mut row);
-        row.iter_mut().zip(&embedding).for_each(|(x, t)| *x += t);
-        round_row(spec.dtype, &mut row);
-        row.iter_mut().for_each(|x| *x = silu(*x));
-        Rows(&operands[3]).store(b, 0, &row);
+        t_emb.row(b, 0).load(0, &mut sum);
+        table.row(0, label).load(0, &mut row);
+        sum.iter_mut().zip(&row).for_each(|(sum, x)| *sum += x);
+        round_slice(spec.dtype, &mut sum);
+        isa.run(Silu(&mut sum));
+        out.row(b, 0).store(0, &sum);
     }
     Ok(())
+}
+
+struct Silu<'a>(&'a mut [f32]);
+
+impl Task for Silu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let p = self.0.as_mut_ptr();
+        // SAFETY: input and output are the same slice of that length.
+        unsafe { math::map(lanes, [p.cast_const()], p, self.0.len(), false, math::Silu) }
+    }
 }

@@ -1,277 +1,286 @@
-//! Linear layers on `matrixmultiply`, whose bits do not depend on how rows and columns are cut
-//! (`tests/rules.rs`), so blocks and threads are free to choose.
+//! Linear layers: `matrixmultiply::sgemm` and epilogues.
+//!
+//! The product of a row and a column has one order of summation over k, whatever else is in the
+//! call, so rows and columns are cut freely over threads. Operands in f32 are read in place;
+//! others are widened, the weights once a call. With `out_dtype` unlike `dtype` (partial sums)
+//! every rounding of the epilogue is to `out_dtype`.
 
-use std::ops::Range;
-
-use super::adaln::{VectorCache, Vectors, gate_row};
-use super::isa::{Isa, per_isa};
-use super::math::{gelu, round_row, silu};
-use super::parallel::for_each;
-use super::tensor::{Rows, Tensor};
+use super::Isa;
+use super::adaln::{Vectors, Widened, gate_row};
+use super::convert::round_slice;
+use super::lanes::{Lanes, Task};
+use super::math;
+use super::parallel::{for_each, threads_for};
+use super::tensor::{Row, Rows, Tensor};
 use crate::dtype::Dtype;
 use crate::kernel::spec::{Epilogue, Gemm};
 
-/// Rows and columns of one block: its sums stay in the second-level cache.
-const BLOCK_ROWS: usize = 256;
-const BLOCK_COLS: usize = 768;
+/// Rows and columns of one product: each repacks its weights (a cost of 1/rows) and its rows
+/// (1/cols), and keeps rows × cols sums until the epilogue.
+const ROWS: usize = 1024;
+const COLS: usize = 1024;
 
 pub(super) fn run(isa: Isa, spec: &Gemm, piece: usize, operands: &[Vec<Tensor>], threads: usize) {
-    let layout = Layout::new(spec, piece);
-    let rows = spec.chunks[piece];
-    let a = Rows(&operands[layout.a]);
-    let weights: Vec<Weight> =
-        (0..spec.parts.len()).map(|j| Weight::new(spec, j, &operands[layout.weight(j)])).collect();
-    let blocks = blocks(spec, &operands[layout.a], rows);
-    let flops = 2.0 * (spec.batch * rows * spec.k) as f64 * spec.parts.iter().sum::<usize>() as f64;
-    let modulation = match spec.epilogue {
-        Epilogue::GatedResidual(modulation) => Some(modulation),
-        _ => None,
-    };
-    let vectors = modulation.map(|modulation| Vectors { modulation, count: 1, operands: &operands[layout.gate()..] });
-    let scratch = || Scratch::new(spec, vectors.as_ref());
-    for_each(threads, flops, blocks.len(), scratch, |scratch, item| {
-        let block = blocks[item];
-        let cols = block.cols;
-        multiply(spec, &a, rows, &weights[block.part], block, scratch);
-        if spec.bias {
-            let bias = Rows(&operands[layout.bias(block.part)]);
-            bias.load_cols(0, 0, block.first_col, &mut scratch.bias[..cols]);
-        }
-        let out = Rows(&operands[layout.out(block.part)]);
-        for i in 0..block.rows {
-            let row = &mut scratch.sums[i * cols..(i + 1) * cols];
-            let (b, n) = ((block.first_row + i) / rows, (block.first_row + i) % rows);
-            if spec.bias {
-                add_row(isa, row, &scratch.bias[..cols]);
+    let threads = threads_for(
+        threads,
+        2.0 * (spec.batch * spec.chunks[piece] * spec.k * spec.parts.iter().sum::<usize>()) as f64,
+        usize::MAX,
+    );
+    let own = Own::new(spec, piece, operands);
+    let total_rows = spec.batch * spec.chunks[piece];
+    let per_part = 1 + usize::from(spec.bias);
+    let mut panels = Vec::new();
+    for (part, &cols) in spec.parts.iter().enumerate() {
+        let (w, bias) = (&operands[part * per_part], &operands[part * per_part + per_part - 1]);
+        panels.extend(weights(spec, part, cols, w, spec.bias.then_some(bias), threads));
+    }
+    // Rows are cut first: columns only where there are too few rows for the threads.
+    let row_block = total_rows.div_ceil(threads).next_multiple_of(64).clamp(64, ROWS);
+    let row_blocks = total_rows.div_ceil(row_block);
+    let mut items = Vec::new();
+    for panel in &panels {
+        let threads_a_block = threads.div_ceil(row_blocks.max(1));
+        let col_block = panel.cols.div_ceil(threads_a_block).next_multiple_of(64).clamp(64, COLS);
+        for rows in 0..row_blocks {
+            for first in (0..panel.cols).step_by(col_block) {
+                let range = (rows * row_block, ((rows + 1) * row_block).min(total_rows));
+                items.push((panel, range, first, col_block.min(panel.cols - first)));
             }
-            finish(isa, spec, row);
-            if let Epilogue::Residual | Epilogue::GatedResidual(_) = spec.epilogue {
-                let residual = &mut scratch.residual[..cols];
-                Rows(&operands[layout.residual()]).load_cols(b, n, block.first_col, residual);
-                match (&vectors, &mut scratch.cache) {
-                    (Some(vectors), Some(cache)) => {
-                        cache.load(vectors, b, n);
-                        gate_row(isa, residual, &cache.rows[0][block.first_col..block.first_col + cols], row);
-                    }
-                    _ => add_row(isa, residual, row),
-                }
-                row.copy_from_slice(residual);
-            }
-            let (tensor, local) = out.locate(n);
-            tensor.store(tensor.offset(b, local, 0) + block.first_col, row);
         }
+    }
+    for_each(threads, items.len(), Scratch::default, |scratch, item| {
+        let (panel, rows, first, cols) = items[item];
+        own.product(isa, panel, rows, first, cols, scratch);
     });
 }
 
-/// Where the operands of a piece stand in the spec's list.
-struct Layout {
-    per_part: usize,
-    parts: usize,
-    a: usize,
-}
-
-impl Layout {
-    fn new(spec: &Gemm, piece: usize) -> Self {
-        let per_part = 1 + usize::from(spec.bias);
-        let extra = match spec.epilogue {
-            Epilogue::Residual => 1,
-            Epilogue::GatedResidual(modulation) => 1 + modulation.operand_count(1),
-            _ => 0,
-        };
-        let parts = spec.parts.len();
-        Self { per_part, parts, a: per_part * parts + piece * (1 + parts + extra) }
-    }
-
-    fn weight(&self, part: usize) -> usize {
-        part * self.per_part
-    }
-
-    fn bias(&self, part: usize) -> usize {
-        part * self.per_part + 1
-    }
-
-    fn out(&self, part: usize) -> usize {
-        self.a + 1 + part
-    }
-
-    fn residual(&self) -> usize {
-        self.a + 1 + self.parts
-    }
-
-    fn gate(&self) -> usize {
-        self.residual() + 1
-    }
-}
-
-/// A weight as f32 rows: in place, or widened once for all blocks.
-struct Weight {
-    view: Option<Tensor>,
-    widened: Vec<f32>,
-}
-
-impl Weight {
-    fn new(spec: &Gemm, part: usize, views: &[Tensor]) -> Self {
-        match views {
-            [view] if view.dtype == Dtype::F32 => Self { view: Some(*view), widened: Vec::new() },
-            _ => {
-                let mut widened = vec![0.0; spec.parts[part] * spec.k];
-                if spec.k > 0 {
-                    let rows = Rows(views);
-                    widened.chunks_exact_mut(spec.k).enumerate().for_each(|(i, row)| rows.load(0, i, row));
-                }
-                Self { view: None, widened }
-            }
-        }
-    }
-
-    /// First element of row `row` and the distance of rows.
-    fn at(&self, k: usize, row: usize) -> (*const f32, usize) {
-        match &self.view {
-            Some(view) => (view.f32_at(view.offset(0, row, 0)), view.strides[1]),
-            None => (self.widened[row * k..].as_ptr(), k),
-        }
-    }
-}
-
-/// Consecutive rows of A, counted over samples, times consecutive columns of one part.
-#[derive(Clone, Copy)]
-struct Block {
-    part: usize,
-    first_row: usize,
+/// The operands of one piece.
+struct Own<'a> {
+    spec: &'a Gemm,
     rows: usize,
-    first_col: usize,
+    a: Rows<'a>,
+    outs: Vec<Rows<'a>>,
+    residual: Option<Rows<'a>>,
+    gate: Option<Vectors<'a>>,
+}
+
+/// Weight rows that lie in memory at one stride.
+struct Panel {
+    part: usize,
+    /// First column of its part.
+    first: usize,
     cols: usize,
+    w: *const f32,
+    stride: usize,
+    bias: Option<Vec<f32>>,
+    /// Owner of `w` where it had to be widened.
+    _widened: Vec<f32>,
 }
 
-fn blocks(spec: &Gemm, a: &[Tensor], rows: usize) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    for run in even_runs(spec, a, rows) {
-        for (part, &cols) in spec.parts.iter().enumerate() {
-            for first_row in run.clone().step_by(BLOCK_ROWS) {
-                let rows = BLOCK_ROWS.min(run.end - first_row);
-                for first_col in (0..cols).step_by(BLOCK_COLS) {
-                    let cols = BLOCK_COLS.min(cols - first_col);
-                    blocks.push(Block { part, first_row, rows, first_col, cols });
-                }
-            }
-        }
-    }
-    blocks
-}
+// SAFETY: `w` points to a leased weight, which is only read, or to the panel's own vector.
+unsafe impl Sync for Panel {}
 
-/// Rows that one product may take together: all of them if they are widened anyway or lie at one
-/// distance over all samples, else those of one view and sample.
-fn even_runs(spec: &Gemm, a: &[Tensor], rows: usize) -> Vec<Range<usize>> {
-    let whole = vec![0..spec.batch * rows];
-    match a {
-        // With k = 0 there is no view of A; the sums are 0 all the same.
-        [] => whole,
-        _ if spec.dtype != Dtype::F32 => whole,
-        [view] if spec.batch == 1 || view.strides[0] == rows * view.strides[1] => whole,
-        views => {
-            let mut runs = Vec::new();
-            for sample in 0..spec.batch {
-                let mut start = sample * rows;
-                for view in views {
-                    runs.push(start..start + view.shape[1]);
-                    start += view.shape[1];
-                }
-            }
-            runs
-        }
-    }
-}
-
+#[derive(Default)]
 struct Scratch {
-    sums: Vec<f32>,
     a: Vec<f32>,
-    bias: Vec<f32>,
+    sums: Vec<f32>,
     residual: Vec<f32>,
-    cache: Option<VectorCache>,
+    gate: Widened,
 }
 
-impl Scratch {
-    fn new(spec: &Gemm, vectors: Option<&Vectors>) -> Self {
-        let cols = BLOCK_COLS.min(spec.parts.iter().copied().max().unwrap_or(0));
-        let rows = BLOCK_ROWS.min(spec.batch * spec.chunks.iter().copied().max().unwrap_or(0));
-        let a = if spec.dtype == Dtype::F32 { 0 } else { rows * spec.k };
-        let cache = vectors.map(|vectors| VectorCache::new(vectors, spec.parts[0]));
-        Self { sums: vec![0.0; rows * cols], a: vec![0.0; a], bias: vec![0.0; cols], residual: vec![0.0; cols], cache }
+fn weights(
+    spec: &Gemm,
+    part: usize,
+    cols: usize,
+    w: &[Tensor],
+    bias: Option<&Vec<Tensor>>,
+    threads: usize,
+) -> Vec<Panel> {
+    if cols == 0 {
+        return Vec::new();
     }
-}
-
-fn multiply(spec: &Gemm, a: &Rows, sample_rows: usize, weight: &Weight, block: Block, scratch: &mut Scratch) {
-    let Block { rows, cols, .. } = block;
-    let sums = &mut scratch.sums[..rows * cols];
-    if spec.k == 0 {
-        sums.fill(0.0);
-        return;
+    let bias = bias.map(|tensors| {
+        let mut values = vec![0.0f32; cols];
+        Rows::new(tensors).row(0, 0).load(0, &mut values);
+        values
+    });
+    if spec.k > 0 && spec.dtype == Dtype::F32 && w.iter().all(Tensor::has_contiguous_rows) {
+        let mut first = 0;
+        let panel = |tensor: &Tensor| {
+            let cols = tensor.shape[1];
+            let bias = bias.as_ref().map(|bias| bias[first..first + cols].to_vec());
+            let panel = Panel {
+                part,
+                first,
+                cols,
+                w: tensor.ptr.cast::<f32>().cast_const(),
+                stride: tensor.strides[1],
+                bias,
+                _widened: Vec::new(),
+            };
+            first += cols;
+            panel
+        };
+        return w.iter().map(panel).collect();
     }
-    let place = |row: usize| (row / sample_rows, row % sample_rows);
-    let (pointer, stride) = if spec.dtype == Dtype::F32 {
-        let (sample, row) = place(block.first_row);
-        let (view, row) = a.locate(row);
-        (view.f32_at(view.offset(sample, row, 0)), view.strides[1])
-    } else {
-        let widened = &mut scratch.a[..rows * spec.k];
-        for (i, out) in widened.chunks_exact_mut(spec.k).enumerate() {
-            let (sample, row) = place(block.first_row + i);
-            a.load(sample, row, out);
-        }
-        (widened.as_ptr(), spec.k)
-    };
-    let (w, w_stride) = weight.at(spec.k, block.first_col);
-    // SAFETY: A's rows are `rows` rows, `k` long and `stride` apart (`even_runs`); W's are `cols`
-    // rows, `k` long and `w_stride` apart, both by the checked shapes; `sums` is rows × cols and
-    // borrowed mutably.
-    unsafe {
-        matrixmultiply::sgemm(
-            rows,
-            spec.k,
-            cols,
-            1.0,
-            pointer,
-            stride as isize,
-            1,
-            w,
-            1,
-            w_stride as isize,
-            0.0,
-            sums.as_mut_ptr(),
-            cols as isize,
-            1,
+    let mut widened = vec![0.0f32; cols * spec.k];
+    let rows = Rows::new(w);
+    if spec.k > 0 {
+        let blocks: Vec<_> = widened.chunks_mut(64 * spec.k).map(std::sync::Mutex::new).collect();
+        for_each(
+            threads,
+            blocks.len(),
+            || (),
+            |(), i| {
+                // A block has one owner, so its lock is never poisoned or held.
+                if let Ok(mut block) = blocks[i].lock() {
+                    for (j, row) in block.chunks_exact_mut(spec.k).enumerate() {
+                        rows.row(0, i * 64 + j).load(0, row);
+                    }
+                }
+            },
         );
     }
+    vec![Panel { part, first: 0, cols, w: widened.as_ptr(), stride: spec.k, bias, _widened: widened }]
 }
 
-per_isa! {
-    fn add_row(x: &mut [f32], y: &[f32]) {
-        for (x, y) in x.iter_mut().zip(y) {
-            *x += y;
+impl<'a> Own<'a> {
+    fn new(spec: &'a Gemm, piece: usize, operands: &'a [Vec<Tensor>]) -> Self {
+        let (residual, gate) = match spec.epilogue {
+            Epilogue::None | Epilogue::Gelu | Epilogue::Silu => (0, 0),
+            Epilogue::Residual => (1, 0),
+            Epilogue::GatedResidual(modulation) => (1, modulation.operand_count(1)),
+        };
+        let shared = spec.parts.len() * (1 + usize::from(spec.bias));
+        let first = shared + piece * (1 + spec.parts.len() + residual + gate);
+        let after = first + 1 + spec.parts.len();
+        Self {
+            spec,
+            rows: spec.chunks[piece],
+            a: Rows::new(&operands[first]),
+            outs: operands[first + 1..after].iter().map(|tensors| Rows::new(tensors)).collect(),
+            residual: (residual == 1).then(|| Rows::new(&operands[after])),
+            gate: match spec.epilogue {
+                Epilogue::GatedResidual(kind) => Some(Vectors::new(kind, 1, &operands[after + 1..after + 1 + gate])),
+                _ => None,
+            },
+        }
+    }
+
+    /// Sample and row of flat row `i`.
+    fn place(&self, i: usize) -> (usize, usize) {
+        (i / self.rows, i % self.rows)
+    }
+
+    /// Columns `first..first + cols` of a panel for the flat rows `rows`.
+    fn product(&self, isa: Isa, panel: &Panel, rows: (usize, usize), first: usize, cols: usize, scratch: &mut Scratch) {
+        let (m, k) = (rows.1 - rows.0, self.spec.k);
+        let row_of = |operand: &Rows<'_>, i: usize| {
+            let (b, n) = self.place(i);
+            operand.row(b, n)
+        };
+        let in_place = uniform((rows.0..rows.1).map(|i| row_of(&self.a, i)));
+        let (a, a_stride) = in_place.unwrap_or_else(|| {
+            scratch.a.resize(m * k, 0.0);
+            if k > 0 {
+                for (i, row) in scratch.a.chunks_exact_mut(k).enumerate() {
+                    row_of(&self.a, rows.0 + i).load(0, row);
+                }
+            }
+            (scratch.a.as_mut_ptr(), k)
+        });
+        scratch.sums.resize(m * cols, 0.0);
+        // SAFETY: A has m rows of k elements, W `cols` rows of k, the sums m·cols; sums overlap
+        // neither, being scratch.
+        unsafe {
+            matrixmultiply::sgemm(
+                m,
+                k,
+                cols,
+                1.0,
+                a,
+                a_stride as isize,
+                1,
+                panel.w.add(first * panel.stride),
+                1,
+                panel.stride as isize,
+                0.0,
+                scratch.sums.as_mut_ptr(),
+                cols as isize,
+                1,
+            );
+        }
+        let column = panel.first + first;
+        let bias = panel.bias.as_ref().map(|bias| &bias[first..first + cols]);
+        let Scratch { sums, residual, gate, .. } = scratch;
+        residual.resize(cols, 0.0);
+        for (i, sums) in sums.chunks_exact_mut(cols).take(m).enumerate() {
+            let (b, n) = self.place(rows.0 + i);
+            if let Some(rows) = &self.residual {
+                rows.row(b, n).load(column, residual);
+            }
+            let gate = self.gate.as_ref().map(|vectors| gate.load(vectors.row(0, b, n)).wrapping_add(column));
+            isa.run(Finish { epilogue: self.spec.epilogue, dtype: self.spec.out_dtype, sums, bias, residual, gate });
+            self.outs[panel.part].row(b, n).store(column, sums);
         }
     }
 }
 
-/// Rounds where the chain of separate kernels would store.
-fn finish(isa: Isa, spec: &Gemm, row: &mut [f32]) {
-    if spec.epilogue != Epilogue::None {
-        round_row(spec.dtype, row);
+/// First row and stride, if the rows are f32 and evenly spaced.
+fn uniform(mut rows: impl Iterator<Item = Row>) -> Option<(*mut f32, usize)> {
+    let first = rows.next()?.f32_ptr()?;
+    let (mut stride, mut last) = (None, first as usize);
+    for row in rows {
+        let at = row.f32_ptr()? as usize;
+        let step = at.checked_sub(last)?;
+        if *stride.get_or_insert(step) != step {
+            return None;
+        }
+        last = at;
     }
-    match spec.epilogue {
-        Epilogue::Gelu => gelu_row(isa, row),
-        Epilogue::Silu => silu_row(isa, row),
-        _ => {}
-    }
+    Some((first, stride.unwrap_or(0) / size_of::<f32>()))
 }
 
-per_isa! {
-    fn gelu_row(row: &mut [f32]) {
-        row.iter_mut().for_each(|x| *x = gelu(*x));
-    }
+/// The epilogue of one row.
+struct Finish<'a> {
+    epilogue: Epilogue,
+    dtype: Dtype,
+    sums: &'a mut [f32],
+    bias: Option<&'a [f32]>,
+    residual: &'a [f32],
+    gate: Option<*const f32>,
 }
 
-per_isa! {
-    fn silu_row(row: &mut [f32]) {
-        row.iter_mut().for_each(|x| *x = silu(*x));
+impl Task for Finish<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let (p, len) = (self.sums.as_mut_ptr(), self.sums.len());
+        let residual = self.residual.as_ptr();
+        // SAFETY: sums, bias and residual hold `len` elements; so does the gate from the first
+        // of these columns on.
+        unsafe {
+            if let Some(bias) = self.bias {
+                math::map(lanes, [p.cast_const(), bias.as_ptr()], p, len, false, math::Add);
+            }
+            if self.epilogue == Epilogue::None {
+                return;
+            }
+            round_slice(self.dtype, std::slice::from_raw_parts_mut(p, len));
+            match self.epilogue {
+                Epilogue::None => {}
+                Epilogue::Gelu => math::map(lanes, [p.cast_const()], p, len, false, math::Gelu),
+                Epilogue::Silu => math::map(lanes, [p.cast_const()], p, len, false, math::Silu),
+                Epilogue::Residual => {
+                    math::map(lanes, [residual, p.cast_const()], p, len, false, math::Add);
+                }
+                Epilogue::GatedResidual(_) => {
+                    if let Some(gate) = self.gate {
+                        gate_row(lanes, residual, gate, p, p, len);
+                    }
+                }
+            }
+        }
     }
 }

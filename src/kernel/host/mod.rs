@@ -1,16 +1,20 @@
-//! Host kernels: every family of [`super::spec`], fast, on leased memory.
+//! The fast kernels of the host. One file a family, as in [`crate::kernel::spec`].
 //!
-//! [`run_piece`] checks every operand against the spec before any pointer is used: the unsafe
-//! code behind it relies on those shapes and on the lease (see [`Tensor::new`]), on nothing else.
-//! All arithmetic is f32. Work is cut into rows, heads or tiles that never share a sum, so the
-//! number of threads changes no bit; the instruction set may (R1 is per instruction set). Tests:
-//! `tests/kernels_host.rs` against float64, `tests/rules.rs` for R1.
+//! [`run_piece`] checks every operand against the spec, then computes. All arithmetic is f32,
+//! rounded to the dtype where the spec stores. Rows, heads and columns are alone: neither the
+//! number of threads nor what else is in the launch changes a bit of them, but the instruction
+//! set ([`instruction_set`]) does.
+//!
+//! Refuses operands that do not fit, head dims above 256, casts to integers. Assumes what
+//! [`Tensor::new`] promises. Tests: `tests/kernels_host.rs` (against [`crate::kernel::oracle`]),
+//! `tests/rules_kernels.rs` (R1).
 
 mod adaln;
 mod attention;
+mod check;
+mod convert;
 mod embed;
 mod gemm;
-mod isa;
 mod lanes;
 mod math;
 mod pack;
@@ -18,33 +22,33 @@ mod parallel;
 mod qk_norm_rope;
 mod tensor;
 
-pub use isa::Isa;
+pub use lanes::Isa;
 pub use tensor::Tensor;
 
 use crate::error::{Error, Result};
-use crate::kernel::spec::{Kernel, Operand};
+use crate::kernel::spec::Kernel;
 
-/// Runs one piece of a kernel with up to `threads` threads on the best instruction set.
-///
-/// `operands[i]` holds the views of the `i`-th operand of [`Kernel::operands`]; those of other
-/// pieces are not looked at.
+/// Runs one piece of a kernel. `operands[i]` are the tensors of its `i`-th operand (see
+/// [`Kernel::operands`]), concatenated along dimension 1; those of other pieces may be empty.
 ///
 /// # Errors
-/// [`Error::Shape`] for a view that is not what the spec asks for.
+/// An operand whose dtype or shape is not the spec's; parameters that no kernel here computes; a
+/// class outside its table.
 pub fn run_piece(kernel: &Kernel, piece: usize, operands: &[Vec<Tensor>], threads: usize) -> Result<()> {
-    run_piece_on(Isa::best(), kernel, piece, operands, threads)
+    run_piece_on(Isa::detect(), kernel, piece, operands, threads)
 }
 
-/// [`run_piece`] on a given instruction set.
+/// [`run_piece`] on a chosen instruction set, for tests. (The product inside a GEMM is that of
+/// `matrixmultiply`, which chooses its own.)
 ///
 /// # Errors
-/// As [`run_piece`], and [`Error::Unsupported`] for an instruction set that this machine lacks.
+/// As [`run_piece`], and an instruction set that this processor does not have.
+#[doc(hidden)]
 pub fn run_piece_on(isa: Isa, kernel: &Kernel, piece: usize, operands: &[Vec<Tensor>], threads: usize) -> Result<()> {
     if !isa.is_available() {
-        return Err(Error::Unsupported(format!("this machine has no {}: use {}", isa.name(), Isa::best().name())));
+        return Err(Error::Unsupported(format!("this processor has no {}: use portable", isa.name())));
     }
-    check(kernel, piece, operands)?;
-    let threads = threads.max(1);
+    check::check(kernel, piece, operands)?;
     match kernel {
         Kernel::Gemm(spec) => gemm::run(isa, spec, piece, operands, threads),
         Kernel::Attention(spec) => attention::run(isa, spec, operands, threads),
@@ -54,47 +58,12 @@ pub fn run_piece_on(isa: Isa, kernel: &Kernel, piece: usize, operands: &[Vec<Ten
         Kernel::QkNormRope(spec) => qk_norm_rope::run(isa, spec, operands, threads),
         Kernel::Pack(spec) => pack::run(spec, operands, threads),
         Kernel::TimestepEmbed(spec) => embed::timestep(spec, operands),
-        Kernel::ClassEmbed(spec) => embed::class(spec, operands)?,
+        Kernel::ClassEmbed(spec) => return embed::class(isa, spec, operands),
     }
     Ok(())
 }
 
-fn check(kernel: &Kernel, piece: usize, operands: &[Vec<Tensor>]) -> Result<()> {
-    let specs = kernel.operands();
-    if piece >= kernel.pieces() || operands.len() != specs.len() {
-        return Err(Error::Shape(format!(
-            "{}: piece {piece} with {} operands, it has {} pieces and {} operands",
-            kernel.name(),
-            operands.len(),
-            kernel.pieces(),
-            specs.len()
-        )));
-    }
-    for (spec, views) in specs.iter().zip(operands).filter(|(s, _)| s.piece.is_none_or(|of| of as usize == piece)) {
-        check_operand(kernel, spec, views)?;
-    }
-    Ok(())
-}
-
-fn check_operand(kernel: &Kernel, spec: &Operand, views: &[Tensor]) -> Result<()> {
-    let empty = spec.shape.contains(&0);
-    let rows: usize = views.iter().map(|view| view.shape[1]).sum();
-    let fits = |view: &Tensor| {
-        let samples = view.shape[0] == spec.shape[0] || (spec.broadcast && view.shape[0] == 1);
-        view.dtype == spec.dtype
-            && samples
-            && view.shape[2] * view.shape[3] == spec.shape[2] * spec.shape[3]
-            && view.rows_are_runs()
-    };
-    if !empty && (rows != spec.shape[1] || !views.iter().all(fits)) {
-        let shapes: Vec<_> = views.iter().map(|view| (view.dtype, view.shape)).collect();
-        return Err(Error::Shape(format!(
-            "{}: operand {} is {} {:?}, but was given {shapes:?}",
-            kernel.name(),
-            spec.name,
-            spec.dtype,
-            spec.shape
-        )));
-    }
-    Ok(())
+/// Name of the instruction set that [`run_piece`] uses on this processor.
+pub fn instruction_set() -> &'static str {
+    Isa::detect().name()
 }

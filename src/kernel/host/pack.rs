@@ -1,39 +1,30 @@
-//! Strided copies, row by row, with or without a cast.
+//! Strided copies and casts, row by row.
 
-use super::parallel::for_each;
+use super::parallel::{for_each, threads_for};
 use super::tensor::{Rows, Tensor};
 use crate::kernel::spec::Pack;
 
-/// Rows of one item.
-const BLOCK: usize = 64;
-
 pub(super) fn run(spec: &Pack, operands: &[Vec<Tensor>], threads: usize) {
-    for (i, [batch, rows, heads, d]) in spec.copies.iter().enumerate() {
-        let (src, dst) = (Rows(&operands[2 * i]), Rows(&operands[2 * i + 1]));
-        let (rows, width) = (*rows, heads * d);
-        if width == 0 || rows == 0 {
-            continue;
-        }
-        let all = batch * rows;
-        let ops = (all * width) as f64;
-        for_each(
-            threads,
-            ops,
-            all.div_ceil(BLOCK),
-            || vec![0.0; width],
-            |row, item| {
-                for at in item * BLOCK..all.min((item + 1) * BLOCK) {
-                    let (b, n) = (at / rows, at % rows);
-                    if spec.src_dtype == spec.dst_dtype {
-                        let (from, from_row) = src.locate(n);
-                        let (to, to_row) = dst.locate(n);
-                        to.copy_run(to.offset(b, to_row, 0), from, from.offset(b, from_row, 0), width);
-                    } else {
-                        src.load(b, n, row);
-                        dst.store(b, n, row);
-                    }
+    for (shape, pair) in spec.copies.iter().zip(operands.chunks_exact(2)) {
+        let [batch, rows, heads, channels] = *shape;
+        let (src, dst) = (Rows::new(&pair[0]), Rows::new(&pair[1]));
+        let elems = heads * channels;
+        let block = (16 * 1024 / elems.max(1)).max(1);
+        let blocks = rows.div_ceil(block);
+        let work = (batch * rows * elems * spec.src_dtype.bytes()) as f64;
+        let body = |scratch: &mut Vec<f32>, item: usize| {
+            let (b, first) = (item / blocks, item % blocks * block);
+            for n in first..(first + block).min(rows) {
+                let (from, to) = (src.row(b, n), dst.row(b, n));
+                if spec.src_dtype == spec.dst_dtype {
+                    to.copy_from(&from);
+                } else {
+                    from.load(0, scratch);
+                    to.store(0, scratch);
                 }
-            },
-        );
+            }
+        };
+        let cast = if spec.src_dtype == spec.dst_dtype { 0 } else { elems };
+        for_each(threads_for(threads, work, batch * blocks), batch * blocks, || vec![0.0f32; cast], body);
     }
 }

@@ -1,43 +1,42 @@
-//! A parallel loop over independent items, on scoped threads.
-//!
-//! Items share no sum, so neither the number of threads nor the order changes a bit. Small work
-//! stays on the caller's thread: starting a thread costs tens of microseconds.
+//! A parallel loop over independent items. Which thread runs an item changes no bit; a panic in
+//! any of them reaches the caller.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Work, in rough operations, below which one thread is faster.
-const THREADED_OPS: f64 = 4e6;
+/// Below this many floating-point operations (or bytes) a kernel stays on its caller's thread.
+pub(super) const WORTH_THREADS: f64 = 4e6;
 
-/// Runs `work(scratch, item)` for every item below `items`; each thread has a scratch of its own.
-/// A panic of any thread reaches the caller.
+/// Threads to use for `work` operations in `items` items.
+pub(super) fn threads_for(threads: usize, work: f64, items: usize) -> usize {
+    if work < WORTH_THREADS { 1 } else { threads.clamp(1, items.max(1)) }
+}
+
+/// Runs `body(scratch, item)` for each item, with a scratch of its own on each thread.
 pub(super) fn for_each<S>(
     threads: usize,
-    ops: f64,
     items: usize,
     scratch: impl Fn() -> S + Sync,
-    work: impl Fn(&mut S, usize) + Sync,
+    body: impl Fn(&mut S, usize) + Sync,
 ) {
-    let threads = if ops < THREADED_OPS { 1 } else { threads.min(items) };
-    if threads <= 1 {
-        let mut own = scratch();
-        (0..items).for_each(|item| work(&mut own, item));
-        return;
-    }
     let next = AtomicUsize::new(0);
-    let run = || {
+    let work = || {
         let mut own = scratch();
         loop {
+            // Relaxed: the counter only hands out numbers; the scope's end orders the results.
             let item = next.fetch_add(1, Ordering::Relaxed);
             if item >= items {
-                return;
+                break;
             }
-            work(&mut own, item);
+            body(&mut own, item);
         }
     };
+    if items == 0 {
+        return;
+    }
     std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(run);
+        for _ in 1..threads.min(items) {
+            scope.spawn(work);
         }
-        run();
+        work();
     });
 }

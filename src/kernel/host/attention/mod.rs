@@ -1,231 +1,227 @@
-//! Attention forward: online softmax over key tiles, some hundred query rows of one head an item.
+//! Attention forward: FlashAttention's online softmax (Dao et al., arXiv 2205.14135), in f32.
 //!
-//! An item packs each key tile once (K transposed, V padded to whole lanes, masked rows of V
-//! zeroed) and runs it against its rows, whose running maximum, sum and output stay in scratch.
-//! The running maximum is in the domain of base-2 exponents: `m = max(score·scale·log2 e)`.
-//! The tile width is one constant; rows, heads, samples and segments' memory layout change no bit.
+//! An item of work is up to [`BLOCK`] query rows that read one key head: (head of the group,
+//! row) pairs. It visits the key tiles of all segments in order; each tile is packed once
+//! (`pack`) and met by all rows of the item, a few at a time in registers (`tile`). A row's
+//! arithmetic is the same whichever rows stand beside it: missing rows of the last few are
+//! computed as zeros and dropped.
+//!
+//! A tile has four vectors of keys (two on portable lanes), cut from the start of its segment,
+//! whatever tensors hold the segment. Masked keys are packed as zeros and scored −inf; tiles
+//! without an unmasked key are skipped.
+//!
+//! The running state that `carry_in` and `carry_out` exchange: `m` is the largest
+//! `scale·log2(e)·q·k` so far, `l = Σ 2^(s − m)`, `o = Σ 2^(s − m)·v`; before the first key
+//! `(−inf, 0, 0)`. It is what the kernel itself keeps between two tiles, so launches that carry
+//! it equal one launch bit for bit.
 
+mod keys;
 mod tile;
 
-use super::isa::Isa;
-use super::parallel::for_each;
+use super::Isa;
+use super::lanes::{Lanes, Task};
+use super::parallel::{for_each, threads_for};
 use super::tensor::{Rows, Tensor};
-use crate::kernel::spec::{Attention, KeySegment};
-use tile::{KEYS, Masks, Tile};
+use crate::kernel::spec::Attention;
+use keys::{Keys, PackedTile};
 
-/// Rows of an item: enough to make packing cheap, few enough for the second-level cache. Both
-/// multiples of every instruction set's row group.
-const MOST_ROWS: usize = 1020;
-const LEAST_ROWS: usize = 60;
+/// Query rows that meet a packed tile: enough that packing is a few percent of the work, few
+/// enough that their running state stays in the second-level cache.
+const BLOCK: usize = 512;
 
 pub(super) fn run(isa: Isa, spec: &Attention, operands: &[Vec<Tensor>], threads: usize) {
+    let launch = Launch::new(spec, operands);
     let queries: usize = spec.queries.iter().sum();
     let keys: usize = spec.keys.iter().map(|key| key.len).sum();
-    let all_rows = queries * spec.batch * spec.heads;
-    let chunk = (all_rows / (4 * threads)).next_multiple_of(LEAST_ROWS).clamp(LEAST_ROWS, MOST_ROWS);
-    let items = items(spec, chunk);
-    let ops = 4.0 * all_rows as f64 * (keys * spec.head_dim) as f64;
-    let limits = Limits::new(spec, operands);
-    for_each(
-        threads,
-        ops,
-        items.len(),
-        || Scratch::new(spec, chunk),
-        |scratch, i| {
-            let item = items[i];
-            let segment = Queries::new(spec, operands, item.segment);
-            scratch.load(spec, &segment, item);
-            for (index, key) in spec.keys.iter().enumerate() {
-                let first = spec.query_operands() * spec.queries.len() + index * spec.key_operands();
-                let (k, v) = (Rows(&operands[first]), Rows(&operands[first + 1]));
-                let kv_head = spec.kv_head(item.head);
-                for start in (0..key.len).step_by(KEYS) {
-                    let masks = limits.tile(item.sample, index, key, start);
-                    if masks.any() {
-                        scratch.tile.pack(&k, &v, item.sample, kv_head, start, &masks);
-                        scratch.step(isa, &masks, item.rows);
-                    }
-                }
-            }
-            scratch.store(spec, &segment, item);
-        },
-    );
-}
-
-/// Consecutive rows of one query segment, sample and head.
-#[derive(Clone, Copy)]
-struct Item {
-    segment: usize,
-    sample: usize,
-    head: usize,
-    first: usize,
-    rows: usize,
-}
-
-fn items(spec: &Attention, chunk: usize) -> Vec<Item> {
+    let work = 4.0 * (spec.batch * spec.heads * queries * (keys + 1) * spec.head_dim) as f64;
+    let threads = threads_for(threads, work, usize::MAX);
     let mut items = Vec::new();
-    for (segment, &rows) in spec.queries.iter().enumerate() {
-        for sample in 0..spec.batch {
-            for head in 0..spec.heads {
-                let starts = (0..rows).step_by(chunk);
-                items.extend(starts.map(|first| Item { segment, sample, head, first, rows: chunk.min(rows - first) }));
+    for b in 0..spec.batch {
+        let mut first = 0;
+        while first < spec.heads {
+            let kv_head = spec.kv_head(first);
+            let same = (first..spec.heads).take_while(|&head| spec.kv_head(head) == kv_head).count();
+            let rows = same * queries;
+            // A thread count of 1 takes whole blocks; more threads get at least two items each.
+            let per_thread = (spec.batch * spec.heads * queries).div_ceil(2 * threads);
+            let block = if threads == 1 { BLOCK } else { per_thread.next_multiple_of(24).clamp(24, BLOCK) };
+            for start in (0..rows).step_by(block) {
+                items.push(Item { b, kv_head, first_head: first, rows: start..(start + block).min(rows) });
             }
+            first += same;
         }
     }
-    items
+    for_each(threads, items.len(), Scratch::default, |scratch, i| {
+        isa.run(Run { launch: &launch, item: &items[i], scratch });
+    });
+}
+
+/// Query rows `rows` of (head from `first_head` on) × (row of all segments).
+struct Item {
+    b: usize,
+    kv_head: usize,
+    first_head: usize,
+    rows: std::ops::Range<usize>,
 }
 
 /// Operands of one query segment.
-struct Queries<'a> {
+struct QuerySegment<'a> {
+    rows: usize,
     q: Rows<'a>,
-    out_and_lse: Option<(Rows<'a>, &'a [Tensor])>,
-    carry: Option<(&'a [Tensor], &'a [Tensor], Rows<'a>)>,
+    /// out and lse.
+    result: Option<(Rows<'a>, Rows<'a>)>,
+    /// m, l, o.
+    carry: Option<[Rows<'a>; 3]>,
 }
 
-impl<'a> Queries<'a> {
-    fn new(spec: &Attention, operands: &'a [Vec<Tensor>], segment: usize) -> Self {
-        let mut next = operands[segment * spec.query_operands()..].iter().map(Vec::as_slice);
-        let mut take = || next.next().unwrap_or_default();
-        let q = Rows(take());
-        let out_and_lse = (!spec.carry_out).then(|| (Rows(take()), take()));
-        let carry = (spec.carry_in || spec.carry_out).then(|| (take(), take(), Rows(take())));
-        Self { q, out_and_lse, carry }
-    }
+struct Launch<'a> {
+    spec: &'a Attention,
+    queries: Vec<QuerySegment<'a>>,
+    total_queries: usize,
+    keys: Keys<'a>,
 }
 
-/// Masks and key lengths, for the tiles of every segment.
-struct Limits<'a> {
-    masks: Vec<Option<Rows<'a>>>,
-    lengths: Vec<[usize; 2]>,
-}
-
-impl<'a> Limits<'a> {
-    fn new(spec: &Attention, operands: &'a [Vec<Tensor>]) -> Self {
-        let first = spec.query_operands() * spec.queries.len();
-        let mask = |i: usize| spec.key_mask.then(|| Rows(&operands[first + i * spec.key_operands() + 2]));
-        let length = |sample: usize, stream: usize| match operands.last() {
-            Some(views) if spec.key_len => usize::try_from(Rows(views).load_i32(sample, stream)).unwrap_or(0),
-            _ => usize::MAX,
+impl<'a> Launch<'a> {
+    fn new(spec: &'a Attention, operands: &'a [Vec<Tensor>]) -> Self {
+        let per_segment = spec.query_operands();
+        let segment = |(i, &rows): (usize, &usize)| {
+            let mut own = operands[i * per_segment..(i + 1) * per_segment].iter().map(|tensors| Rows::new(tensors));
+            let mut next = || own.next().unwrap_or(Rows::new(&[]));
+            let q = next();
+            let result = (!spec.carry_out).then(|| (next(), next()));
+            let carry = (spec.carry_in || spec.carry_out).then(|| [next(), next(), next()]);
+            QuerySegment { rows, q, result, carry }
         };
         Self {
-            masks: (0..spec.keys.len()).map(mask).collect(),
-            lengths: (0..spec.batch).map(|b| [length(b, 0), length(b, 1)]).collect(),
+            spec,
+            queries: spec.queries.iter().enumerate().map(segment).collect(),
+            total_queries: spec.queries.iter().sum(),
+            keys: Keys::new(spec, &operands[spec.queries.len() * per_segment..]),
         }
     }
 
-    /// Which of the tile's keys count for a sample.
-    fn tile(&self, sample: usize, segment: usize, key: &KeySegment, start: usize) -> Masks {
-        let length = self.lengths[sample][key.stream.min(1)].saturating_sub(key.base);
-        let mut masks = Masks::first(key.len.min(length).saturating_sub(start));
-        if let Some(mask) = &self.masks[segment] {
-            for i in 0..KEYS.min(key.len - start) {
-                let mut keep = [0.0];
-                mask.load(sample, start + i, &mut keep);
-                if keep[0] == 0.0 {
-                    masks.clear(i);
+    /// Segment, head and row of row `i` of an item.
+    fn place(&self, item: &Item, i: usize) -> Option<(&QuerySegment<'a>, usize, usize)> {
+        let (head, mut row) = (item.first_head + i / self.total_queries, i % self.total_queries);
+        for segment in &self.queries {
+            if row < segment.rows {
+                return Some((segment, head, row));
+            }
+            row -= segment.rows;
+        }
+        None
+    }
+}
+
+/// Running state of an item's rows; `o` and `q` have rows of their own strides.
+#[derive(Default)]
+struct Scratch {
+    q: Vec<f32>,
+    m: Vec<f32>,
+    l: Vec<f32>,
+    o: Vec<f32>,
+    tile: PackedTile,
+}
+
+struct Run<'a, 'b> {
+    launch: &'a Launch<'a>,
+    item: &'a Item,
+    scratch: &'b mut Scratch,
+}
+
+impl Task for Run<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        // Rows in registers, vectors of keys in a tile: 24 sums of 32 registers, 12 of 16, 4 of 8.
+        match L::N {
+            16 => self.run_rows::<L, 6, 4>(lanes),
+            _ if L::FUSED => self.run_rows::<L, 3, 4>(lanes),
+            _ => self.run_rows::<L, 2, 2>(lanes),
+        }
+    }
+}
+
+impl Run<'_, '_> {
+    #[inline(always)]
+    fn run_rows<L: Lanes, const R: usize, const KV: usize>(self, lanes: L) {
+        let Self { launch, item, scratch } = self;
+        let dim = launch.spec.head_dim;
+        let padded_rows = item.rows.len().next_multiple_of(R);
+        let o_stride = dim.next_multiple_of(L::N);
+        scratch.clear(padded_rows, dim, o_stride);
+        scratch.load(launch, item, o_stride);
+        let Scratch { q, m, l, o, tile } = scratch;
+        for segment in 0..launch.keys.segments() {
+            for first in (0..launch.keys.len(segment)).step_by(KV * L::N) {
+                if !launch.keys.pack(tile, item.b, item.kv_head, segment, first, KV * L::N, o_stride) {
+                    continue;
+                }
+                for r in (0..padded_rows).step_by(R) {
+                    let rows = tile::Rows {
+                        q: q[r * dim..(r + R) * dim].as_ptr(),
+                        m: &mut m[r..r + R],
+                        l: &mut l[r..r + R],
+                        o: o[r * o_stride..(r + R) * o_stride].as_mut_ptr(),
+                        o_stride,
+                        dim,
+                    };
+                    tile::visit::<L, R, KV>(lanes, rows, tile);
                 }
             }
         }
-        masks
+        scratch.store(launch, item, o_stride);
     }
-}
-
-/// One thread's tile and the state of its item's rows.
-struct Scratch {
-    tile: Tile,
-    /// Rows scaled by scale·log2 e, `[rows, D]`.
-    q: Vec<f32>,
-    /// `[rows, padded D]`.
-    o: Vec<f32>,
-    m: Vec<f32>,
-    l: Vec<f32>,
-    row: Vec<f32>,
 }
 
 impl Scratch {
-    fn new(spec: &Attention, rows: usize) -> Self {
-        let tile = Tile::new(spec.head_dim);
-        let (d, padded) = (spec.head_dim, tile.padded);
-        Self {
-            tile,
-            q: vec![0.0; rows * d],
-            o: vec![0.0; rows * padded],
-            m: vec![0.0; rows],
-            l: vec![0.0; rows],
-            row: vec![0.0; d],
-        }
+    fn clear(&mut self, rows: usize, dim: usize, o_stride: usize) {
+        let fill = |v: &mut Vec<f32>, len: usize, x: f32| {
+            v.clear();
+            v.resize(len, x);
+        };
+        fill(&mut self.q, rows * dim, 0.0);
+        fill(&mut self.m, rows, f32::NEG_INFINITY);
+        fill(&mut self.l, rows, 0.0);
+        fill(&mut self.o, rows * o_stride, 0.0);
     }
 
-    /// Rows behind the item's last keep a state of zeros: they are computed on and never stored.
-    fn load(&mut self, spec: &Attention, segment: &Queries, item: Item) {
-        let (d, padded) = (spec.head_dim, self.tile.padded);
-        let factor = (f64::from(spec.scale) * std::f64::consts::LOG2_E) as f32;
-        self.q.fill(0.0);
-        self.o.fill(0.0);
-        self.m.fill(f32::NEG_INFINITY);
-        self.l.fill(0.0);
-        for i in 0..item.rows {
-            let (tensor, row) = segment.q.locate(item.first + i);
-            let q = &mut self.q[i * d..(i + 1) * d];
-            tensor.load(tensor.offset(item.sample, row, item.head), q);
-            q.iter_mut().for_each(|x| *x *= factor);
-            if let Some((m, l, o)) = segment.carry.filter(|_| spec.carry_in) {
-                self.m[i] = row_state(m, item, i).map_or(f32::NEG_INFINITY, |(t, at)| load_one(t, at));
-                self.l[i] = row_state(l, item, i).map_or(0.0, |(t, at)| load_one(t, at));
-                let (tensor, row) = o.locate(item.first + i);
-                tensor.load(tensor.offset(item.sample, row, item.head), &mut self.o[i * padded..i * padded + d]);
+    /// Scaled queries, and the state of an earlier launch.
+    fn load(&mut self, launch: &Launch<'_>, item: &Item, o_stride: usize) {
+        let dim = launch.spec.head_dim;
+        let scale = (f64::from(launch.spec.scale) * std::f64::consts::LOG2_E) as f32;
+        for (i, row) in item.rows.clone().enumerate() {
+            let Some((segment, head, n)) = launch.place(item, row) else { continue };
+            let q = &mut self.q[i * dim..(i + 1) * dim];
+            segment.q.row(item.b, n).load(head * dim, q);
+            q.iter_mut().for_each(|x| *x *= scale);
+            if let (true, Some([m, l, o])) = (launch.spec.carry_in, &segment.carry) {
+                m.row(item.b, head).load(n, &mut self.m[i..i + 1]);
+                l.row(item.b, head).load(n, &mut self.l[i..i + 1]);
+                o.row(item.b, n).load(head * dim, &mut self.o[i * o_stride..i * o_stride + dim]);
             }
         }
     }
 
-    fn step(&mut self, isa: Isa, masks: &Masks, rows: usize) {
-        self.tile.step(isa, masks, rows, &self.q, &mut self.o, &mut self.m, &mut self.l);
-    }
-
-    fn store(&mut self, spec: &Attention, segment: &Queries, item: Item) {
-        let (d, padded) = (spec.head_dim, self.tile.padded);
-        for i in 0..item.rows {
-            let o = &self.o[i * padded..i * padded + d];
-            if let Some((out, lse)) = segment.out_and_lse {
-                let l = self.l[i];
-                // A row without a key has l = 0: 0 out and −∞ lse.
-                let inverse = if l == 0.0 { 0.0 } else { 1.0 / l };
-                self.row.iter_mut().zip(o).for_each(|(x, o)| *x = o * inverse);
-                let (tensor, row) = out.locate(item.first + i);
-                tensor.store(tensor.offset(item.sample, row, item.head), &self.row);
-                let value = (f64::from(self.m[i]) + f64::from(l).log2()) * std::f64::consts::LN_2;
-                let value = if l == 0.0 { f32::NEG_INFINITY } else { value as f32 };
-                if let Some((tensor, at)) = row_state(lse, item, i) {
-                    tensor.store(at, &[value]);
-                }
-            } else if let Some((m, l, carried)) = segment.carry {
-                if let Some((tensor, at)) = row_state(m, item, i) {
-                    tensor.store(at, &self.m[i..=i]);
-                }
-                if let Some((tensor, at)) = row_state(l, item, i) {
-                    tensor.store(at, &self.l[i..=i]);
-                }
-                let (tensor, row) = carried.locate(item.first + i);
-                tensor.store(tensor.offset(item.sample, row, item.head), o);
+    fn store(&mut self, launch: &Launch<'_>, item: &Item, o_stride: usize) {
+        let dim = launch.spec.head_dim;
+        for (i, row) in item.rows.clone().enumerate() {
+            let Some((segment, head, n)) = launch.place(item, row) else { continue };
+            let (max, sum) = (self.m[i], self.l[i]);
+            let out = &mut self.o[i * o_stride..i * o_stride + dim];
+            if let (true, Some([m, l, o])) = (launch.spec.carry_out, &segment.carry) {
+                m.row(item.b, head).store(n, &[max]);
+                l.row(item.b, head).store(n, &[sum]);
+                o.row(item.b, n).store(head * dim, out);
+            } else if let Some((result, lse)) = &segment.result {
+                // No key so far: the state is (-inf, 0, 0), and 0/0 is not the answer.
+                let empty = sum == 0.0;
+                out.iter_mut().for_each(|x| *x = if empty { 0.0 } else { *x / sum });
+                result.row(item.b, n).store(head * dim, out);
+                let log = if empty { f32::NEG_INFINITY } else { (max + sum.log2()) * std::f32::consts::LN_2 };
+                lse.row(item.b, head).store(n, &[log]);
             }
         }
     }
-}
-
-/// Where row `i` of the item stands in a `[B, H, 1, rows]` operand.
-fn row_state(views: &[Tensor], item: Item, i: usize) -> Option<(&Tensor, usize)> {
-    let mut head = item.head;
-    for tensor in views {
-        if head < tensor.shape[1] {
-            return Some((tensor, tensor.offset(item.sample, head, 0) + item.first + i));
-        }
-        head -= tensor.shape[1];
-    }
-    None
-}
-
-fn load_one(tensor: &Tensor, at: usize) -> f32 {
-    let mut value = [0.0];
-    tensor.load(at, &mut value);
-    value[0]
 }
