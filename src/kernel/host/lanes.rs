@@ -239,16 +239,19 @@ mod x86 {
 
     macro_rules! accesses {
         ($load:ident, $store:ident, $stream:ident) => {
+            // SAFETY: as `Lanes::load` asks.
             #[inline(always)]
             unsafe fn load(self, p: *const f32) -> Self::V {
                 // SAFETY: the caller's promise; `self` proves the instructions.
                 unsafe { $load(p) }
             }
+            // SAFETY: as `Lanes::store` asks.
             #[inline(always)]
             unsafe fn store(self, p: *mut f32, v: Self::V) {
                 // SAFETY: the caller's promise; `self` proves the instructions.
                 unsafe { $store(p, v) }
             }
+            // SAFETY: as `Lanes::stream` asks.
             #[inline(always)]
             unsafe fn stream(self, p: *mut f32, v: Self::V) {
                 // SAFETY: the caller's promise; `self` proves the instructions.
