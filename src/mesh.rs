@@ -3,7 +3,7 @@
 //! Ranks are numbered `((data · cfg + c) · ring + j) · ulysses + i`: the members of a ulysses
 //! group are contiguous (they share the fastest links), the members of a ring group are strided
 //! by the ulysses degree, and data and guidance groups lie outside, as in the field (yunchang,
-//! xDiT). No group ever holds ranks of two replicas (invariant I11 of `tests/invariants.rs`).
+//! xDiT). No group ever holds ranks of two replicas (invariant I11 of `tests/invariants`).
 
 use crate::error::{Error, Result};
 

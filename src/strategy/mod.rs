@@ -7,7 +7,7 @@
 //!
 //! `single`, `fastseq`, `ulysses` and `kv_gather` keep the bits of the one-rank run (R1); `ring`,
 //! `usp` with a ring and `megatron` reorder sums (R2). Tests: `tests/bits.rs`,
-//! `tests/invariants.rs`, `tests/strategies.rs`.
+//! `tests/invariants`, `tests/strategies.rs`.
 
 mod attend;
 pub(crate) mod context;

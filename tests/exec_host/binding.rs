@@ -86,7 +86,7 @@ fn own_buffers_are_read_and_written_in_place() {
     let (x, y) = (prepared.plan(0).buffer_named("x").unwrap(), prepared.plan(0).buffer_named("y").unwrap());
     let input: Vec<f32> = (0..16).map(|i| i as f32).collect();
     let mut outputs = [vec![0f32; 16], vec![0f32; 16]];
-    let mut odd = vec![0u8; 65];
+    let mut odd = [0u8; 65];
     let mut bindings = prepared.bindings();
     for (rank, output) in outputs.iter_mut().enumerate() {
         bindings.input(rank, x, bytemuck::cast_slice(&input)).unwrap();
@@ -96,7 +96,7 @@ fn own_buffers_are_read_and_written_in_place() {
     assert!(bindings.input(2, x, &[0; 64]).is_err());
     prepared.run(&mut bindings).unwrap();
     assert_eq!(bindings.gather().unwrap()["y"].to_f32(), input);
-    let start = if odd.as_ptr().addr() % 2 == 0 { 1 } else { 0 };
+    let start = if odd.as_ptr().addr().is_multiple_of(2) { 1 } else { 0 };
     bindings.output(0, y, &mut odd[start..start + 64]).unwrap();
     assert!(prepared.run(&mut bindings).unwrap_err().to_string().contains("align"));
     drop(bindings);
