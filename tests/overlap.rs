@@ -144,7 +144,7 @@ fn two_ranks_reach_the_arrival_bound_with_real_kernels() {
     let mut resident = Timed::new(&fastseq, &inputs, options(2));
     let mut ratios = Vec::new();
     // The machine is shared: a neighbour may spoil a measurement, not all of them.
-    for _ in 0..4 {
+    for _ in 0..10 {
         // Both ranks compute at once, and nothing takes time to arrive.
         let gemm = projections(&[resident.run(), resident.run(), resident.run()], median);
         let transfer = (gemm.iter().flatten().sum::<f64>() / 4.0).max(0.010);

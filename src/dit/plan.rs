@@ -10,7 +10,7 @@ use crate::kernel::spec::{
     ClassEmbed, Epilogue, GateResidualNormModulate, Kernel, Modulation, Norm, NormModulate, TimestepEmbed,
 };
 use crate::mesh::Mesh;
-use crate::plan::{Builder, Plan, Role, View};
+use crate::plan::{Plan, Role, View};
 use crate::shard::{Shard, Split, TextShard};
 use crate::strategy::context::{Context, Tokens};
 use crate::strategy::layer::{LayerWeights, Linear, Weights, attention_layer, linear, linear_with, mlp};
@@ -58,7 +58,7 @@ pub fn plan(problem: &DitProblem, strategy: Strategy, mesh: &Mesh, options: &Opt
     let rank_plan = |rank| {
         let mut pass = Pass { cx: Context::new(&attention, *mesh, rank, *options), config, strategy };
         pass.emit();
-        std::mem::replace(&mut pass.cx.b, Builder::new(rank, mesh.world())).finish()
+        pass.cx.b.finish()
     };
     Ok((0..mesh.world()).map(rank_plan).collect())
 }

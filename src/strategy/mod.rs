@@ -68,7 +68,8 @@ pub fn attention_rank(
         )));
     }
     validate(problem, strategy, mesh, options)?;
-    let cx = &mut Context::new(problem, *mesh, rank, *options);
+    let mut context = Context::new(problem, *mesh, rank, *options);
+    let cx = &mut context;
     cx.lse_output = true;
     let (shard, h, hkv, d) = (&problem.shard, problem.heads, problem.kv_heads, problem.head_dim);
     let (image, keys) = (cx.image_map(cx.me), cx.key_map(cx.me));
@@ -91,7 +92,7 @@ pub fn attention_rank(
     let limits = key_limits(cx);
     let sources = Sources { image: source, text };
     layer::attention(cx, strategy, &sources, limits, &Tokens { image: out, text: text_out });
-    Ok(std::mem::replace(&mut cx.b, crate::plan::Builder::new(rank, mesh.world())).finish())
+    Ok(context.b.finish())
 }
 
 /// The plans of all ranks for one layer: projection to q, k, v, attention, output projection and,
@@ -125,7 +126,8 @@ pub fn layer_rank(
     let attention = &problem.attention;
     validate(attention, strategy, mesh, options)?;
     validate::validate_layer(problem)?;
-    let cx = &mut Context::new(attention, *mesh, rank, *options);
+    let mut context = Context::new(attention, *mesh, rank, *options);
+    let cx = &mut context;
     let (shard, hidden) = (&attention.shard, problem.hidden);
     let image = cx.image_map(cx.me);
     let text_map = shard.text.map(cx.me);
@@ -158,7 +160,7 @@ pub fn layer_rank(
         layer::attention_layer(cx, strategy, &x, &weights, limits, &attended);
         layer::mlp(cx, strategy, &attended, &weights, &out);
     }
-    Ok(std::mem::replace(&mut cx.b, crate::plan::Builder::new(rank, mesh.world())).finish())
+    Ok(context.b.finish())
 }
 
 fn layer_weights(cx: &mut Context, problem: &LayerProblem, prefix: &str) -> LayerWeights {
