@@ -101,10 +101,10 @@ fn large_scores_equal_float64() {
         let want = truth(&kernel, &inputs);
         for isa in isas() {
             let got = launch(&kernel, &inputs, &How::plain(isa));
-            // A unit in the last place of a score near 120 is 8e-6: a sum of 64 terms may be off
-            // by a few of them, and a weight by as much of itself.
-            assert_close(isa.name(), &got[1], &want[1], |_| 4e-5 * largest(&want[1]).max(4.0));
-            assert_close(isa.name(), &got[2], &want[2], |_| 4e-5);
+            // A unit in the last place of a score near 130 is 1.5e-5: a sum of 64 terms may be
+            // off by several, and a weight by as much of itself.
+            assert_close(isa.name(), &got[1], &want[1], |_| 1e-4 * largest(&want[1]).max(4.0));
+            assert_close(isa.name(), &got[2], &want[2], |i| 1.2e-6 * want[2][i].abs().max(100.0));
         }
     }
 }
@@ -122,8 +122,8 @@ fn check(spec: Attention, rng: &mut Rng) {
         let label = format!("{kernel:?} {how:?}");
         for (i, operand) in specs.iter().enumerate() {
             match operand.name {
-                "out" => assert_close(&format!("out of {label}"), &got[i], &want[i], |_| 2e-6 * scale),
-                "lse" => assert_close(&format!("lse of {label}"), &got[i], &want[i], |_| 2e-6),
+                "out" => assert_close(&format!("out of {label}"), &got[i], &want[i], |_| 5e-6 * scale),
+                "lse" => assert_close(&format!("lse of {label}"), &got[i], &want[i], |_| 6e-6),
                 _ => 0.0,
             };
         }
