@@ -1,0 +1,249 @@
+//! Norm, modulation, gate and residual: row kernels, each row in one pass over memory.
+//!
+//! A row is widened into scratch that stays in the nearest cache; its statistics are taken there
+//! in two passes, in an order that depends on `hidden` and the instruction set alone. The fused
+//! kernel is the same functions on the rounded row, so it equals the chain bit for bit.
+
+use super::Isa;
+use super::convert::round_slice;
+use super::lanes::{Lanes, Task};
+use super::math;
+use super::parallel::{for_each, threads_for};
+use super::tensor::{Row, Rows, Tensor};
+use crate::dtype::Dtype;
+use crate::kernel::spec::{GateResidual, GateResidualNormModulate, Modulation, Norm, NormModulate};
+
+pub(super) fn norm_modulate(isa: Isa, spec: &NormModulate, operands: &[Vec<Tensor>], threads: usize) {
+    RowKernel {
+        dtype: spec.dtype,
+        size: [spec.batch, spec.rows, spec.hidden],
+        gate: None,
+        norm: Some((spec.norm, spec.eps, Rows::new(&operands[1]))),
+        input: Rows::new(&operands[0]),
+        modulation: Vectors::new(spec.modulation, 2, &operands[2..]),
+    }
+    .run(isa, threads);
+}
+
+pub(super) fn gate_residual(isa: Isa, spec: &GateResidual, operands: &[Vec<Tensor>], threads: usize) {
+    RowKernel {
+        dtype: spec.dtype,
+        size: [spec.batch, spec.rows, spec.hidden],
+        gate: Some((Rows::new(&operands[1]), Rows::new(&operands[2]))),
+        norm: None,
+        input: Rows::new(&operands[0]),
+        modulation: Vectors::new(spec.modulation, 1, &operands[3..]),
+    }
+    .run(isa, threads);
+}
+
+pub(super) fn gate_residual_norm_modulate(
+    isa: Isa,
+    spec: &GateResidualNormModulate,
+    operands: &[Vec<Tensor>],
+    threads: usize,
+) {
+    RowKernel {
+        dtype: spec.dtype,
+        size: [spec.batch, spec.rows, spec.hidden],
+        gate: Some((Rows::new(&operands[1]), Rows::new(&operands[2]))),
+        norm: Some((spec.norm, spec.eps, Rows::new(&operands[3]))),
+        input: Rows::new(&operands[0]),
+        modulation: Vectors::new(spec.modulation, 3, &operands[4..]),
+    }
+    .run(isa, threads);
+}
+
+/// `out[i] = residual[i] + gate[i]·x[i]`, unrounded; shared with the GEMM's epilogue.
+///
+/// # Safety
+/// Each pointer holds `len` elements; `out` is `x` or `residual`, or overlaps no input.
+#[inline(always)]
+pub(super) unsafe fn gate_row<L: Lanes>(
+    lanes: L,
+    residual: *const f32,
+    gate: *const f32,
+    x: *const f32,
+    out: *mut f32,
+    len: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { math::map(lanes, [residual, gate, x], out, len, |[r, g, x]| lanes.fma(g, x, r)) }
+}
+
+/// The vectors of a [`Modulation`], as rows.
+#[derive(Clone)]
+pub(super) struct Vectors<'a> {
+    kind: Modulation,
+    count: usize,
+    operands: &'a [Vec<Tensor>],
+}
+
+impl<'a> Vectors<'a> {
+    pub(super) fn new(kind: Modulation, count: usize, operands: &'a [Vec<Tensor>]) -> Self {
+        Self { kind, count, operands }
+    }
+
+    /// Vector `which` for row `n` of sample `b`.
+    pub(super) fn row(&self, which: usize, b: usize, n: usize) -> Row {
+        let rows = |i: usize| Rows::new(&self.operands[i]);
+        match self.kind {
+            Modulation::PerSample => rows(which).row(b, 0),
+            Modulation::PerToken => rows(which).row(b, n),
+            Modulation::PerFrame => {
+                let second = rows(2 * self.count).row(b, n).int(0) == 0;
+                rows(which + if second { self.count } else { 0 }).row(b, 0)
+            }
+        }
+    }
+}
+
+/// A vector in f32: in place where it is, else widened into scratch, at most once a change.
+#[derive(Default)]
+pub(super) struct Widened {
+    at: usize,
+    values: Vec<f32>,
+}
+
+impl Widened {
+    /// Start of `row` in f32.
+    #[inline]
+    pub(super) fn load(&mut self, row: Row) -> *const f32 {
+        if let Some(p) = row.f32_ptr() {
+            return p;
+        }
+        // Vectors are only read, so the same address holds the same values.
+        if self.at != row.address() || self.values.len() != row.len() {
+            self.values.resize(row.len(), 0.0);
+            row.load(0, &mut self.values);
+            self.at = row.address();
+        }
+        self.values.as_ptr()
+    }
+}
+
+struct RowKernel<'a> {
+    dtype: Dtype,
+    /// `[B, rows, C]`.
+    size: [usize; 3],
+    /// Branch and out.
+    gate: Option<(Rows<'a>, Rows<'a>)>,
+    /// y.
+    norm: Option<(Norm, f32, Rows<'a>)>,
+    /// x, or the residual.
+    input: Rows<'a>,
+    modulation: Vectors<'a>,
+}
+
+#[derive(Default)]
+struct Scratch {
+    row: Vec<f32>,
+    branch: Vec<f32>,
+    vectors: [Widened; 3],
+}
+
+impl RowKernel<'_> {
+    fn run(&self, isa: Isa, threads: usize) {
+        let [batch, rows, hidden] = self.size;
+        if hidden == 0 {
+            return;
+        }
+        let block = (32 * 1024 / hidden).max(1);
+        let blocks = rows.div_ceil(block);
+        let work = 10.0 * (batch * rows * hidden) as f64;
+        // Beyond the caches a store that bypasses them saves reading the line first.
+        let stream = batch * rows * hidden * self.dtype.bytes() > 8 << 20;
+        for_each(threads_for(threads, work, batch * blocks), batch * blocks, Scratch::default, |scratch, item| {
+            let (b, first) = (item / blocks, item % blocks * block);
+            let range = (first, (first + block).min(rows));
+            isa.run(Block { kernel: self, scratch, b, range, stream });
+        });
+    }
+}
+
+struct Block<'a, 'b> {
+    kernel: &'a RowKernel<'a>,
+    scratch: &'b mut Scratch,
+    b: usize,
+    range: (usize, usize),
+    stream: bool,
+}
+
+impl Task for Block<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { kernel, scratch, b, range, stream } = self;
+        let hidden = kernel.size[2];
+        scratch.row.resize(hidden, 0.0);
+        scratch.branch.resize(hidden, 0.0);
+        for n in range.0..range.1 {
+            let Scratch { row, branch, vectors } = scratch;
+            kernel.input.row(b, n).load(0, row);
+            let mut next = 0;
+            if let Some((branches, out)) = &kernel.gate {
+                let gate = vectors[0].load(kernel.modulation.row(0, b, n));
+                next = 1;
+                let source = branches.row(b, n);
+                let x = source.f32_ptr().map_or_else(
+                    || {
+                        source.load(0, branch);
+                        branch.as_ptr()
+                    },
+                    <*mut f32>::cast_const,
+                );
+                let p = row.as_mut_ptr();
+                // SAFETY: all hold `hidden` elements (checked operands); the output is scratch.
+                unsafe { gate_row(lanes, p, gate, x, p, hidden) };
+                round_slice(kernel.dtype, row);
+                store(lanes, out.row(b, n), row, stream);
+            }
+            if let Some((norm, eps, y)) = &kernel.norm {
+                let shift = vectors[next].load(kernel.modulation.row(next, b, n));
+                let scale = vectors[next + 1].load(kernel.modulation.row(next + 1, b, n));
+                let (mean, inverse) = statistics(lanes, *norm, *eps, row);
+                let (mean, inverse, one) = (lanes.splat(mean), lanes.splat(inverse), lanes.splat(1.0));
+                let modulate = |[x, shift, scale]: [L::V; 3]| {
+                    lanes.fma(lanes.mul(lanes.sub(x, mean), inverse), lanes.add(one, scale), shift)
+                };
+                let target = y.row(b, n);
+                let p = row.as_mut_ptr();
+                // SAFETY: all hold `hidden` elements (checked operands); the output is scratch.
+                unsafe { math::map(lanes, [p.cast_const(), shift, scale], p, hidden, modulate) };
+                store(lanes, target, row, stream);
+            }
+        }
+    }
+}
+
+/// Mean (0 for RMS) and the inverse of the root.
+#[inline(always)]
+fn statistics<L: Lanes>(lanes: L, norm: Norm, eps: f32, row: &[f32]) -> (f32, f32) {
+    let count = row.len() as f32;
+    let mean = match norm {
+        Norm::Layer => math::sum(lanes, row, 0.0, |x| x) / count,
+        Norm::Rms => 0.0,
+    };
+    let center = lanes.splat(mean);
+    let square = |x| {
+        let d = lanes.sub(x, center);
+        lanes.mul(d, d)
+    };
+    let variance = math::sum(lanes, row, mean, square) / count;
+    (mean, 1.0 / (variance + eps).sqrt())
+}
+
+/// Rounds `values` into `row`, past the caches if asked and aligned.
+#[inline(always)]
+fn store<L: Lanes>(lanes: L, row: Row, values: &[f32], stream: bool) {
+    match row.f32_ptr() {
+        Some(p) if stream && (p as usize).is_multiple_of(4 * L::N) && values.len().is_multiple_of(L::N) => {
+            for (i, chunk) in values.chunks_exact(L::N).enumerate() {
+                // SAFETY: the row has as many elements as `values`, and each vector is aligned.
+                unsafe { lanes.stream(p.add(i * L::N), lanes.load(chunk.as_ptr())) };
+            }
+        }
+        _ => row.store(0, values),
+    }
+}
