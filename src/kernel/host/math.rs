@@ -42,7 +42,7 @@ pub(super) fn silu<L: Lanes>(lanes: L, x: L::V) -> L::V {
 /// GELU, tanh form: `0.5·x·(1 + tanh u) = x·sigmoid(2u)`, `u = √(2/π)·(x + 0.044715·x³)`.
 #[inline(always)]
 pub(super) fn gelu<L: Lanes>(lanes: L, x: L::V) -> L::V {
-    const TWO_ROOT: f32 = 1.595_769_1;
+    const TWO_ROOT: f32 = 1.595_769_2;
     let cubic = lanes.fma(lanes.mul(x, x), lanes.splat(0.044_715 * TWO_ROOT), lanes.splat(TWO_ROOT));
     lanes.mul(x, sigmoid(lanes, lanes.mul(x, cubic)))
 }

@@ -1,5 +1,8 @@
 //! One key tile against a few query rows: scores, softmax and values in registers.
 
+// Loops over registers: two or three arrays share each index.
+#![allow(clippy::needless_range_loop)]
+
 use super::super::lanes::Lanes;
 use super::super::math::exp2;
 use super::keys::PackedTile;
