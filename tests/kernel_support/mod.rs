@@ -14,7 +14,7 @@ pub(crate) fn isas() -> Vec<Isa> {
 }
 
 /// SplitMix64, seeded afresh in every run; the seed is printed and can be given back.
-pub(crate) struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     pub(crate) fn new(test: &str) -> Self {
@@ -224,7 +224,14 @@ pub(crate) fn random_operands(kernel: &Kernel, random: &mut Random, layouts: boo
 /// Runs a piece on random inputs in random layouts and holds what it writes to the oracle:
 /// within `f32_bound` of the largest value, plus, for half types, half a unit in the last place
 /// (`roundings` of them, at the size of the largest value, where the kernel rounds in between).
-pub(crate) fn hold_to_oracle(isa: Isa, kernel: &Kernel, random: &mut Random, threads: usize, f32_bound: f64, roundings: u32) {
+pub(crate) fn hold_to_oracle(
+    isa: Isa,
+    kernel: &Kernel,
+    random: &mut Random,
+    threads: usize,
+    f32_bound: f64,
+    roundings: u32,
+) {
     for piece in 0..kernel.pieces() {
         let mut operands = random_operands(kernel, random, true);
         let wanted = kernel.operands();
@@ -264,7 +271,14 @@ pub(crate) fn compare(got: &Bound, truth: &OracleTensor, f32_bound: f64, roundin
 }
 
 /// Self-attention of one query segment; change what a test needs.
-pub(crate) fn attention(dtype: Dtype, batch: usize, heads: [usize; 2], dim: usize, rows: usize, keys: &[usize]) -> Attention {
+pub(crate) fn attention(
+    dtype: Dtype,
+    batch: usize,
+    heads: [usize; 2],
+    dim: usize,
+    rows: usize,
+    keys: &[usize],
+) -> Attention {
     let segment = |(i, &len): (usize, &usize)| KeySegment { len, base: 0, stream: i.min(1) };
     Attention {
         dtype,
