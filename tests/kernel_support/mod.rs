@@ -60,9 +60,19 @@ impl Layout {
     }
 }
 
+/// A cache line: operands without gaps have aligned rows, those with gaps mostly not.
+#[derive(Clone, Copy, PartialEq)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+// SAFETY: an array of bytes.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: an array of bytes without padding.
+unsafe impl bytemuck::Pod for Line {}
+
 #[derive(Clone)]
 struct Part {
-    words: Vec<u64>,
+    lines: Vec<Line>,
     shape: [usize; 4],
     strides: [usize; 4],
     first_row: usize,
@@ -87,7 +97,12 @@ impl Bound {
             let row = head * shape[2] + layout.gap[1];
             let strides = [row * shape[1] + layout.gap[2], row, head, 1];
             let elems = strides[0] * shape[0] + 8;
-            Part { words: vec![u64::MAX; (elems * dtype.bytes()).div_ceil(8)], shape, strides, first_row: range[0] }
+            Part {
+                lines: vec![Line([0xff; 64]); (elems * dtype.bytes()).div_ceil(64)],
+                shape,
+                strides,
+                first_row: range[0],
+            }
         };
         Self { dtype, shape, parts: bounds.windows(2).map(part).collect() }
     }
@@ -149,7 +164,7 @@ impl Bound {
         let tensor = |part: &mut Part| {
             // SAFETY: the part owns the memory that shape and strides span; tests use one operand
             // for one launch at a time.
-            unsafe { Tensor::new(part.words.as_mut_ptr().cast(), dtype, part.shape, part.strides) }
+            unsafe { Tensor::new(part.lines.as_mut_ptr().cast(), dtype, part.shape, part.strides) }
         };
         self.parts.iter_mut().map(tensor).collect()
     }
@@ -158,7 +173,10 @@ impl Bound {
     pub(crate) fn assert_gaps_untouched(&self) {
         let mut copy = self.clone();
         copy.for_each(|_, slot, _| slot.fill(0xff));
-        assert!(copy.parts.iter().all(|p| p.words.iter().all(|&w| w == u64::MAX)), "written between elements");
+        assert!(
+            copy.parts.iter().all(|p| p.lines.iter().all(|line| *line == Line([0xff; 64]))),
+            "written between elements"
+        );
     }
 
     /// Visits the bytes of every element in logical order.
@@ -166,7 +184,7 @@ impl Bound {
         let (dtype, shape) = (self.dtype, self.shape);
         for b in 0..shape[0] {
             for part in &mut self.parts {
-                let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut part.words);
+                let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut part.lines);
                 for n in 0..part.shape[1] {
                     for h in 0..shape[2] {
                         for d in 0..shape[3] {

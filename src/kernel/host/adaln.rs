@@ -68,7 +68,7 @@ pub(super) unsafe fn gate_row<L: Lanes>(
     len: usize,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { math::map(lanes, [residual, gate, x], out, len, |[r, g, x]| lanes.fma(g, x, r)) }
+    unsafe { math::map(lanes, [residual, gate, x], out, len, false, math::Gate) }
 }
 
 /// The vectors of a [`Modulation`], as rows.
@@ -202,48 +202,51 @@ impl Task for Block<'_, '_> {
             if let Some((norm, eps, y)) = &kernel.norm {
                 let shift = vectors[next].load(kernel.modulation.row(next, b, n));
                 let scale = vectors[next + 1].load(kernel.modulation.row(next + 1, b, n));
-                let (mean, inverse) = statistics(lanes, *norm, *eps, row);
-                let (mean, inverse, one) = (lanes.splat(mean), lanes.splat(inverse), lanes.splat(1.0));
-                let modulate = |[x, shift, scale]: [L::V; 3]| {
-                    lanes.fma(lanes.mul(lanes.sub(x, mean), inverse), lanes.add(one, scale), shift)
-                };
-                let target = y.row(b, n);
-                let p = row.as_mut_ptr();
-                // SAFETY: all hold `hidden` elements (checked operands); the output is scratch.
-                unsafe { math::map(lanes, [p.cast_const(), shift, scale], p, hidden, modulate) };
-                store(lanes, target, row, stream);
+                let modulate = statistics(lanes, *norm, *eps, row);
+                let inputs = [row.as_ptr(), shift, scale];
+                match direct(lanes, y.row(b, n), hidden) {
+                    // SAFETY: all hold `hidden` elements (checked operands), y is no input, and it
+                    // is aligned.
+                    Some(p) => unsafe { math::map(lanes, inputs, p, hidden, stream, modulate) },
+                    None => {
+                        let p = row.as_mut_ptr();
+                        // SAFETY: all hold `hidden` elements; the output is the first input.
+                        unsafe { math::map(lanes, inputs, p, hidden, false, modulate) };
+                        y.row(b, n).store(0, row);
+                    }
+                }
             }
+        }
+        if stream {
+            lanes.flush();
         }
     }
 }
 
-/// Mean (0 for RMS) and the inverse of the root.
+/// Two passes over the row; RMS has no mean.
 #[inline(always)]
-fn statistics<L: Lanes>(lanes: L, norm: Norm, eps: f32, row: &[f32]) -> (f32, f32) {
+fn statistics<L: Lanes>(lanes: L, norm: Norm, eps: f32, row: &[f32]) -> math::Modulate {
     let count = row.len() as f32;
     let mean = match norm {
-        Norm::Layer => math::sum(lanes, row, 0.0, |x| x) / count,
+        Norm::Layer => math::sum(lanes, row, 0.0, math::Itself) / count,
         Norm::Rms => 0.0,
     };
-    let center = lanes.splat(mean);
-    let square = |x| {
-        let d = lanes.sub(x, center);
-        lanes.mul(d, d)
-    };
-    let variance = math::sum(lanes, row, mean, square) / count;
-    (mean, 1.0 / (variance + eps).sqrt())
+    let variance = math::sum(lanes, row, mean, math::SquareFrom(mean)) / count;
+    math::Modulate { mean, inverse: 1.0 / (variance + eps).sqrt() }
+}
+
+/// Start of a row that vectors may be stored to: f32 in one run, whole aligned vectors.
+#[inline(always)]
+fn direct<L: Lanes>(_: L, row: Row, len: usize) -> Option<*mut f32> {
+    row.f32_ptr().filter(|p| (*p as usize).is_multiple_of(4 * L::N) && len.is_multiple_of(L::N))
 }
 
 /// Rounds `values` into `row`, past the caches if asked and aligned.
 #[inline(always)]
 fn store<L: Lanes>(lanes: L, row: Row, values: &[f32], stream: bool) {
-    match row.f32_ptr() {
-        Some(p) if stream && (p as usize).is_multiple_of(4 * L::N) && values.len().is_multiple_of(L::N) => {
-            for (i, chunk) in values.chunks_exact(L::N).enumerate() {
-                // SAFETY: the row has as many elements as `values`, and each vector is aligned.
-                unsafe { lanes.stream(p.add(i * L::N), lanes.load(chunk.as_ptr())) };
-            }
-        }
+    match direct(lanes, row, values.len()) {
+        // SAFETY: the row has as many elements as `values`, which is scratch.
+        Some(p) if stream => unsafe { math::map(lanes, [values.as_ptr()], p, values.len(), true, math::Itself) },
         _ => row.store(0, values),
     }
 }

@@ -57,6 +57,6 @@ impl Task for Silu<'_> {
     fn run<L: Lanes>(self, lanes: L) {
         let p = self.0.as_mut_ptr();
         // SAFETY: input and output are the same slice of that length.
-        unsafe { math::map(lanes, [p.cast_const()], p, self.0.len(), |[x]| math::silu(lanes, x)) }
+        unsafe { math::map(lanes, [p.cast_const()], p, self.0.len(), false, math::Silu) }
     }
 }

@@ -262,7 +262,7 @@ impl Task for Finish<'_> {
         // of these columns on.
         unsafe {
             if let Some(bias) = self.bias {
-                math::map(lanes, [p.cast_const(), bias.as_ptr()], p, len, |[x, bias]| lanes.add(x, bias));
+                math::map(lanes, [p.cast_const(), bias.as_ptr()], p, len, false, math::Add);
             }
             if self.epilogue == Epilogue::None {
                 return;
@@ -270,10 +270,10 @@ impl Task for Finish<'_> {
             round_slice(self.dtype, std::slice::from_raw_parts_mut(p, len));
             match self.epilogue {
                 Epilogue::None => {}
-                Epilogue::Gelu => math::map(lanes, [p.cast_const()], p, len, |[x]| math::gelu(lanes, x)),
-                Epilogue::Silu => math::map(lanes, [p.cast_const()], p, len, |[x]| math::silu(lanes, x)),
+                Epilogue::Gelu => math::map(lanes, [p.cast_const()], p, len, false, math::Gelu),
+                Epilogue::Silu => math::map(lanes, [p.cast_const()], p, len, false, math::Silu),
                 Epilogue::Residual => {
-                    math::map(lanes, [residual, p.cast_const()], p, len, |[r, x]| lanes.add(r, x));
+                    math::map(lanes, [residual, p.cast_const()], p, len, false, math::Add);
                 }
                 Epilogue::GatedResidual(_) => {
                     if let Some(gate) = self.gate {

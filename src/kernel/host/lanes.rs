@@ -86,11 +86,14 @@ pub(super) trait Lanes: Copy {
     /// # Safety
     /// `N` elements can be written at `p`.
     unsafe fn store(self, p: *mut f32, v: Self::V);
-    /// Stores past the caches.
+    /// Stores past the caches; other threads see it after [`Lanes::flush`].
     ///
     /// # Safety
-    /// As `store`, and `p` is aligned to the vector.
+    /// As `store`, `p` is aligned to the vector, and this thread calls `flush` before it tells
+    /// another one that the data is there.
     unsafe fn stream(self, p: *mut f32, v: Self::V);
+    /// Orders earlier `stream`s before later stores.
+    fn flush(self);
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
@@ -146,6 +149,8 @@ impl Lanes for Portable {
         // SAFETY: the caller's promise.
         unsafe { self.store(p, v) }
     }
+    #[inline(always)]
+    fn flush(self) {}
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a + b)
@@ -248,6 +253,11 @@ mod x86 {
             unsafe fn stream(self, p: *mut f32, v: Self::V) {
                 // SAFETY: the caller's promise; `self` proves the instructions.
                 unsafe { $stream(p, v) }
+            }
+            #[inline(always)]
+            fn flush(self) {
+                // SAFETY: every x86-64 processor has SSE.
+                unsafe { _mm_sfence() }
             }
         };
     }

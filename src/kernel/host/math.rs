@@ -47,7 +47,97 @@ pub(super) fn gelu<L: Lanes>(lanes: L, x: L::V) -> L::V {
     lanes.mul(x, sigmoid(lanes, lanes.mul(x, cubic)))
 }
 
-/// `out[i] = f(inputs[0][i], …)` for every i of `out`.
+/// An element-wise function of `K` vectors. A trait, because a closure cannot be made
+/// `inline(always)`, and one that is not inlined calls every instruction as a function.
+pub(super) trait Map<const K: usize>: Copy {
+    /// Must be `inline(always)`.
+    fn at<L: Lanes>(self, lanes: L, x: [L::V; K]) -> L::V;
+}
+
+/// `x + y`.
+#[derive(Clone, Copy)]
+pub(super) struct Add;
+
+/// [`gelu`].
+#[derive(Clone, Copy)]
+pub(super) struct Gelu;
+
+/// [`silu`].
+#[derive(Clone, Copy)]
+pub(super) struct Silu;
+
+/// `residual + gate·x`.
+#[derive(Clone, Copy)]
+pub(super) struct Gate;
+
+/// `(x − mean)·inverse·(1 + scale) + shift` of x, shift, scale.
+#[derive(Clone, Copy)]
+pub(super) struct Modulate {
+    pub(super) mean: f32,
+    pub(super) inverse: f32,
+}
+
+/// x.
+#[derive(Clone, Copy)]
+pub(super) struct Itself;
+
+/// `(x − center)²`.
+#[derive(Clone, Copy)]
+pub(super) struct SquareFrom(pub(super) f32);
+
+impl Map<2> for Add {
+    #[inline(always)]
+    fn at<L: Lanes>(self, lanes: L, [x, y]: [L::V; 2]) -> L::V {
+        lanes.add(x, y)
+    }
+}
+
+impl Map<1> for Gelu {
+    #[inline(always)]
+    fn at<L: Lanes>(self, lanes: L, [x]: [L::V; 1]) -> L::V {
+        gelu(lanes, x)
+    }
+}
+
+impl Map<1> for Silu {
+    #[inline(always)]
+    fn at<L: Lanes>(self, lanes: L, [x]: [L::V; 1]) -> L::V {
+        silu(lanes, x)
+    }
+}
+
+impl Map<3> for Gate {
+    #[inline(always)]
+    fn at<L: Lanes>(self, lanes: L, [residual, gate, x]: [L::V; 3]) -> L::V {
+        lanes.fma(gate, x, residual)
+    }
+}
+
+impl Map<3> for Modulate {
+    #[inline(always)]
+    fn at<L: Lanes>(self, lanes: L, [x, shift, scale]: [L::V; 3]) -> L::V {
+        let normed = lanes.mul(lanes.sub(x, lanes.splat(self.mean)), lanes.splat(self.inverse));
+        lanes.fma(normed, lanes.add(lanes.splat(1.0), scale), shift)
+    }
+}
+
+impl Map<1> for Itself {
+    #[inline(always)]
+    fn at<L: Lanes>(self, _: L, [x]: [L::V; 1]) -> L::V {
+        x
+    }
+}
+
+impl Map<1> for SquareFrom {
+    #[inline(always)]
+    fn at<L: Lanes>(self, lanes: L, [x]: [L::V; 1]) -> L::V {
+        let d = lanes.sub(x, lanes.splat(self.0));
+        lanes.mul(d, d)
+    }
+}
+
+/// `out[i] = f(inputs[0][i], …)` for every i below `len`; past the caches if `stream`, which
+/// wants `out` aligned to the vector.
 ///
 /// # Safety
 /// Each input holds `len` elements, `out` can hold them, and an input overlaps `out` only if it
@@ -58,42 +148,53 @@ pub(super) unsafe fn map<L: Lanes, const K: usize>(
     inputs: [*const f32; K],
     out: *mut f32,
     len: usize,
-    f: impl Fn([L::V; K]) -> L::V,
+    stream: bool,
+    f: impl Map<K>,
 ) {
     let full = len - len % L::N;
     let mut i = 0;
     while i < full {
-        // SAFETY: i + N ≤ len.
-        unsafe { lanes.store(out.add(i), f(inputs.map(|p| lanes.load(p.add(i))))) };
+        let mut x = [lanes.splat(0.0); K];
+        for (x, p) in x.iter_mut().zip(inputs) {
+            // SAFETY: i + N ≤ len.
+            *x = unsafe { lanes.load(p.add(i)) };
+        }
+        let y = f.at(lanes, x);
+        // SAFETY: i + N ≤ len; with `stream` the caller promises the alignment.
+        unsafe { if stream { lanes.stream(out.add(i), y) } else { lanes.store(out.add(i), y) } };
         i += L::N;
     }
     if full < len {
         let rest = len - full;
-        // SAFETY: `rest` elements are left in every input and in `out`.
+        let mut x = [lanes.splat(0.0); K];
+        for (x, p) in x.iter_mut().zip(inputs) {
+            // SAFETY: `rest` elements are left in every input.
+            *x = unsafe { load_tail(lanes, p.add(full), rest, 0.0) };
+        }
+        let mut tail = [0.0f32; 16];
+        // SAFETY: no vector has more than 16 lanes; `rest` elements are left in `out`.
         unsafe {
-            let v = f(inputs.map(|p| load_tail(lanes, p.add(full), rest, 0.0)));
-            let mut tail = [0.0f32; 16];
-            lanes.store(tail.as_mut_ptr(), v);
+            lanes.store(tail.as_mut_ptr(), f.at(lanes, x));
             std::ptr::copy_nonoverlapping(tail.as_ptr(), out.add(full), rest);
         }
     }
 }
 
-/// `Σ f(x[i])` in an order that depends on `len` and the number of lanes alone.
+/// `Σ f(x[i])` in an order that depends on `len` and the number of lanes alone; `f(fill) = 0`.
 #[inline(always)]
-pub(super) fn sum<L: Lanes>(lanes: L, x: &[f32], fill: f32, f: impl Fn(L::V) -> L::V) -> f32 {
+pub(super) fn sum<L: Lanes>(lanes: L, x: &[f32], fill: f32, f: impl Map<1>) -> f32 {
     let mut acc = [lanes.splat(0.0); 4];
     let blocks = x.chunks_exact(4 * L::N);
     let rest = blocks.remainder();
     for block in blocks {
         for (j, a) in acc.iter_mut().enumerate() {
             // SAFETY: the block has 4·N elements.
-            *a = lanes.add(*a, f(unsafe { lanes.load(block.as_ptr().add(j * L::N)) }));
+            *a = lanes.add(*a, f.at(lanes, [unsafe { lanes.load(block.as_ptr().add(j * L::N)) }]));
         }
     }
-    for (j, part) in rest.chunks(L::N).enumerate() {
-        // SAFETY: `part` has that many elements. `fill` is an argument at which f is 0.
-        acc[j] = lanes.add(acc[j], f(unsafe { load_tail(lanes, part.as_ptr(), part.len(), fill) }));
+    for (a, part) in acc.iter_mut().zip(rest.chunks(L::N)) {
+        // SAFETY: `part` has that many elements.
+        *a = lanes.add(*a, f.at(lanes, [unsafe { load_tail(lanes, part.as_ptr(), part.len(), fill) }]));
     }
     lanes.reduce_sum(lanes.add(lanes.add(acc[0], acc[2]), lanes.add(acc[1], acc[3])))
 }

@@ -62,7 +62,7 @@ impl Task for Heads<'_> {
         let Self { spec, weight, scratch } = self;
         for head in scratch.row.chunks_exact_mut(spec.head_dim.max(1)) {
             if let Some(eps) = spec.norm_eps {
-                let mean = math::sum(lanes, head, 0.0, |x| lanes.mul(x, x)) / head.len() as f32;
+                let mean = math::sum(lanes, head, 0.0, math::SquareFrom(0.0)) / head.len() as f32;
                 let inverse = 1.0 / (mean + eps).sqrt();
                 head.iter_mut().zip(weight).for_each(|(x, w)| *x = *x * inverse * w);
                 round_slice(spec.dtype, head);

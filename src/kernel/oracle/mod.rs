@@ -41,11 +41,8 @@ impl OracleTensor {
 
     /// The element at `index`; along a dimension of one element, any index means that one.
     pub fn at(&self, index: [usize; 4]) -> f64 {
-        let mut offset = 0;
-        for i in 0..4 {
-            offset = offset * self.shape[i] + if self.shape[i] == 1 { 0 } else { index[i] };
-        }
-        self.data[offset]
+        let step = |offset, (i, n)| offset * n + if n == 1 { 0 } else { i };
+        self.data[index.into_iter().zip(self.shape).fold(0, step)]
     }
 }
 

@@ -68,7 +68,10 @@ fn scores<L: Lanes, const R: usize, const KV: usize>(lanes: L, rows: &Rows<'_>, 
     for d in 0..rows.dim {
         // SAFETY: the packed keys are [dim][KV·N], the queries [R][dim].
         unsafe {
-            let keys: [L::V; KV] = std::array::from_fn(|v| lanes.load(k.add((d * KV + v) * L::N)));
+            let mut keys = [lanes.splat(0.0); KV];
+            for v in 0..KV {
+                keys[v] = lanes.load(k.add((d * KV + v) * L::N));
+            }
             for r in 0..R {
                 let q = lanes.splat(*rows.q.add(r * rows.dim + d));
                 for v in 0..KV {
@@ -118,13 +121,18 @@ fn columns<L: Lanes, const R: usize, const J: usize>(
     // row of either; width is at most 64.
     unsafe {
         let o = |r: usize, j: usize| rows.o.add(r * rows.o_stride + at + j * L::N);
-        let mut acc: [[L::V; J]; R] = std::array::from_fn(|r| {
-            let factor = lanes.splat(correction[r]);
-            std::array::from_fn(|j| lanes.mul(lanes.load(o(r, j)), factor))
-        });
+        let mut acc = [[lanes.splat(0.0); J]; R];
+        for r in 0..R {
+            for j in 0..J {
+                acc[r][j] = lanes.mul(lanes.load(o(r, j)), lanes.splat(correction[r]));
+            }
+        }
         let v = tile.v.as_ptr().add(at);
         for key in 0..width {
-            let values: [L::V; J] = std::array::from_fn(|j| lanes.load(v.add(key * rows.o_stride + j * L::N)));
+            let mut values = [lanes.splat(0.0); J];
+            for j in 0..J {
+                values[j] = lanes.load(v.add(key * rows.o_stride + j * L::N));
+            }
             for r in 0..R {
                 let weight = lanes.splat(*p.get_unchecked(r).get_unchecked(key));
                 for j in 0..J {
