@@ -180,37 +180,33 @@ impl Task for Block<'_, '_> {
         scratch.branch.resize(hidden, 0.0);
         for n in range.0..range.1 {
             let Scratch { row, branch, vectors } = scratch;
-            kernel.input.row(b, n).load(0, row);
+            let mut x = widened(kernel.input.row(b, n), row);
             let mut next = 0;
             if let Some((branches, out)) = &kernel.gate {
                 let gate = vectors[0].load(kernel.modulation.row(0, b, n));
                 next = 1;
-                let source = branches.row(b, n);
-                let x = source.f32_ptr().map_or_else(
-                    || {
-                        source.load(0, branch);
-                        branch.as_ptr()
-                    },
-                    <*mut f32>::cast_const,
-                );
-                let p = row.as_mut_ptr();
-                // SAFETY: all hold `hidden` elements (checked operands); the output is scratch.
-                unsafe { gate_row(lanes, p, gate, x, p, hidden) };
+                let branch = widened(branches.row(b, n), branch);
+                // SAFETY: all hold `hidden` elements (checked operands); the output is scratch,
+                // possibly the first input.
+                unsafe { gate_row(lanes, x, gate, branch, row.as_mut_ptr(), hidden) };
                 round_slice(kernel.dtype, row);
                 store(lanes, out.row(b, n), row, stream);
+                x = row.as_ptr();
             }
             if let Some((norm, eps, y)) = &kernel.norm {
                 let shift = vectors[next].load(kernel.modulation.row(next, b, n));
                 let scale = vectors[next + 1].load(kernel.modulation.row(next + 1, b, n));
-                let modulate = statistics(lanes, *norm, *eps, row);
-                let inputs = [row.as_ptr(), shift, scale];
+                // SAFETY: `hidden` elements, in scratch or in an operand that is only read.
+                let modulate = statistics(lanes, *norm, *eps, unsafe { std::slice::from_raw_parts(x, hidden) });
+                let inputs = [x, shift, scale];
                 match direct(lanes, y.row(b, n), hidden) {
                     // SAFETY: all hold `hidden` elements (checked operands), y is no input, and it
                     // is aligned.
                     Some(p) => unsafe { math::map(lanes, inputs, p, hidden, stream, modulate) },
                     None => {
                         let p = row.as_mut_ptr();
-                        // SAFETY: all hold `hidden` elements; the output is the first input.
+                        // SAFETY: all hold `hidden` elements; the output is scratch, possibly the
+                        // first input.
                         unsafe { math::map(lanes, inputs, p, hidden, false, modulate) };
                         y.row(b, n).store(0, row);
                     }
@@ -219,6 +215,18 @@ impl Task for Block<'_, '_> {
         }
         if stream {
             lanes.flush();
+        }
+    }
+}
+
+/// Start of the row in f32: in place, or widened into `scratch`.
+#[inline(always)]
+fn widened(row: Row, scratch: &mut [f32]) -> *const f32 {
+    match row.f32_ptr() {
+        Some(p) => p,
+        None => {
+            row.load(0, scratch);
+            scratch.as_ptr()
         }
     }
 }

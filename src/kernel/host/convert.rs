@@ -14,7 +14,7 @@ pub(super) unsafe fn widen(dtype: Dtype, src: *const u8, out: &mut [f32]) {
         match dtype {
             Dtype::F32 => std::ptr::copy_nonoverlapping(src.cast(), out.as_mut_ptr(), len),
             Dtype::F16 => widen_f16(std::slice::from_raw_parts(src.cast(), len), out),
-            Dtype::Bf16 => each(std::slice::from_raw_parts(src.cast(), len), out, |x: u16| bf16_to_f32(x)),
+            Dtype::Bf16 => widen_bf16(std::slice::from_raw_parts(src.cast(), len), out),
             Dtype::I32 => each(std::slice::from_raw_parts(src.cast(), len), out, |x: i32| x as f32),
             Dtype::U8 => each(std::slice::from_raw_parts(src, len), out, f32::from),
         }
@@ -33,7 +33,7 @@ pub(super) unsafe fn narrow(dtype: Dtype, values: &[f32], dst: *mut u8) {
         match dtype {
             Dtype::F32 => std::ptr::copy_nonoverlapping(values.as_ptr(), dst.cast(), len),
             Dtype::F16 => narrow_f16(values, std::slice::from_raw_parts_mut(dst.cast(), len)),
-            Dtype::Bf16 => each(values, std::slice::from_raw_parts_mut(dst.cast(), len), bf16_from_f32),
+            Dtype::Bf16 => narrow_bf16(values, std::slice::from_raw_parts_mut(dst.cast(), len)),
             Dtype::I32 | Dtype::U8 => {}
         }
     }
@@ -50,7 +50,10 @@ pub(super) fn round_slice(dtype: Dtype, values: &mut [f32]) {
                 narrow_f16(chunk, bits);
                 widen_f16(bits, chunk);
             }
-            Dtype::Bf16 => chunk.iter_mut().for_each(|x| *x = bf16_to_f32(bf16_from_f32(*x))),
+            Dtype::Bf16 => {
+                narrow_bf16(chunk, bits);
+                widen_bf16(bits, chunk);
+            }
             _ => return,
         }
     }
@@ -83,11 +86,49 @@ fn narrow_f16(values: &[f32], out: &mut [u16]) {
     each(values, out, f16_from_f32);
 }
 
+fn widen_bf16(src: &[u16], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2, just checked.
+        unsafe { x86::widen_bf16(src, out) };
+        return;
+    }
+    each(src, out, bf16_to_f32);
+}
+
+fn narrow_bf16(values: &[f32], out: &mut [u16]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2, just checked.
+        unsafe { x86::narrow_bf16(values, out) };
+        return;
+    }
+    each(values, out, bf16_from_f32);
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{each, f16_from_f32, f16_to_f32};
+    use super::{bf16_from_f32, bf16_to_f32, each, f16_from_f32, f16_to_f32};
+
+    /// The scalar loop, for the compiler to vectorise.
+    ///
+    /// # Safety
+    /// The processor has AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn widen_bf16(src: &[u16], out: &mut [f32]) {
+        each(src, out, |x: u16| bf16_to_f32(x));
+    }
+
+    /// The scalar loop, for the compiler to vectorise.
+    ///
+    /// # Safety
+    /// The processor has AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn narrow_bf16(values: &[f32], out: &mut [u16]) {
+        each(values, out, |x: f32| bf16_from_f32(x));
+    }
 
     /// # Safety
     /// The processor has F16C and AVX.
