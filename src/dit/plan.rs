@@ -13,8 +13,9 @@ use crate::mesh::Mesh;
 use crate::plan::{Plan, Role, View};
 use crate::shard::{Shard, Split, TextShard};
 use crate::strategy::context::{Context, Tokens};
-use crate::strategy::layer::{LayerWeights, Linear, Weights, attention_layer, linear, linear_with, mlp};
+use crate::strategy::layer::{attention_layer, linear, linear_with, mlp};
 use crate::strategy::project::QkvWeights;
+use crate::strategy::weights::{LayerWeights, Linear, Weights};
 use crate::strategy::{AttentionProblem, KeyLimits, Options, Strategy, validate};
 
 const EPS: f32 = 1e-6;

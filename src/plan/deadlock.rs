@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::rules::at;
-use super::world::Tags;
+use super::tags::Tags;
 use super::{Checked, OpId, Plan};
 use crate::error::Result;
 

@@ -30,6 +30,7 @@ pub mod order;
 mod region;
 mod replay;
 mod rules;
+mod tags;
 mod world;
 
 pub use builder::{Builder, View};

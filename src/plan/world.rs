@@ -1,8 +1,8 @@
 //! The law between ranks: what is sent is received, in one order, and nothing deadlocks.
 //!
 //! Every communication has a tag. All ranks of its group have that tag once, with the same group,
-//! kind and dtype (disjoint groups may use one tag); every message from a to b has the same count on both sides, in order; ranks
-//! that share tags issue them in one order (what a communication library asks of two groups that
+//! kind and dtype (disjoint groups may use one tag); every message from a to b has the same count
+//! on both sides, in order; ranks that share tags issue them in one order (what a communication library asks of two groups that
 //! share ranks); and no op waits, across ranks, for its own end: a transfer ends only after both
 //! of its sides have started. Refuses plans that break one of these, by an error that names the
 //! op; assumes nothing. Near linear in the number of transfers. Tests: `tests/law.rs`.
@@ -10,8 +10,8 @@
 use std::collections::HashMap;
 
 use super::rules::{at, law};
-use super::{Checked, Comm, CommKind, Direction, OpId, Plan, check, deadlock};
-use crate::dtype::Dtype;
+use super::tags::{Shared, Tags};
+use super::{Checked, Comm, Direction, OpId, Plan, check, deadlock};
 use crate::error::{Error, Result};
 
 /// Holds the plans of all ranks, in any order, to the law; returns them by rank.
@@ -35,79 +35,6 @@ pub fn check_world(plans: Vec<Plan>) -> Result<Vec<Checked<Plan>>> {
     one_order(&plans, &tags)?;
     deadlock::check(&plans, &tags)?;
     Ok(plans)
-}
-
-/// One communication of the world.
-pub(super) struct Shared {
-    /// What it does.
-    pub(super) kind: CommKind,
-    dtype: Dtype,
-    tag: u32,
-    /// Number of its group among those of all ranks.
-    group: usize,
-    /// Ranks of its group, in order.
-    pub(super) ranks: Vec<u32>,
-    /// Its op on each rank that has it, by rank.
-    pub(super) ops: Vec<(u32, OpId)>,
-}
-
-/// The communications of the world, and which of them each rank runs, in issue order.
-pub(super) struct Tags {
-    pub(super) shared: Vec<Shared>,
-    /// By rank: (op, index in `shared`).
-    pub(super) issued: Vec<Vec<(OpId, usize)>>,
-}
-
-impl Tags {
-    fn of(plans: &[Checked<Plan>]) -> Result<Self> {
-        let mut tags = Self { shared: Vec::new(), issued: Vec::with_capacity(plans.len()) };
-        let mut groups: HashMap<&[u32], usize> = HashMap::new();
-        // Disjoint groups may use one tag: every rank counts its tags alike.
-        let mut by_tag: HashMap<(u32, usize), usize> = HashMap::new();
-        for plan in plans {
-            let mut global = Vec::with_capacity(plan.groups.len());
-            for group in &plan.groups {
-                let next = groups.len();
-                global.push(*groups.entry(group.as_slice()).or_insert(next));
-            }
-            let mut issued = Vec::new();
-            for id in plan.op_ids() {
-                let Some(comm) = plan.comm(id) else { continue };
-                let group = global[comm.group as usize];
-                let index = *by_tag.entry((comm.tag.0, group)).or_insert_with(|| {
-                    let ranks = plan.groups[comm.group as usize].clone();
-                    let tag = comm.tag.0;
-                    tags.shared.push(Shared { kind: comm.kind, dtype: comm.dtype, tag, group, ranks, ops: Vec::new() });
-                    tags.shared.len() - 1
-                });
-                let shared = &mut tags.shared[index];
-                let differs = [(shared.kind != comm.kind, "kind"), (shared.dtype != comm.dtype, "dtype")];
-                if let Some((_, what)) = differs.into_iter().find(|(differs, _)| *differs) {
-                    let (rank, op) = shared.ops.first().copied().unwrap_or((plan.rank, id));
-                    let why = format!(
-                        "has tag {} with another {what} than \"{}\" on rank {rank}: a tag is one communication",
-                        comm.tag.0,
-                        plans[rank as usize].label(op)
-                    );
-                    return Err(at(plan, id, why));
-                }
-                shared.ops.push((plan.rank, id));
-                issued.push((id, index));
-            }
-            tags.issued.push(issued);
-        }
-        // Every op's rank is in its group and tags are unique on a rank, so that counting suffices.
-        for shared in tags.shared.iter().filter(|shared| shared.ops.len() != shared.ranks.len()) {
-            let absent = shared.ranks.iter().find(|rank| shared.ops.binary_search_by_key(*rank, |op| op.0).is_err());
-            let (Some(absent), Some((rank, op))) = (absent, shared.ops.first()) else { continue };
-            let why = format!(
-                "rank {absent} of its group has no such op with tag {} and this group: every rank of the group issues it",
-                shared.tag
-            );
-            return Err(at(&plans[*rank as usize], *op, why));
-        }
-        Ok(tags)
-    }
 }
 
 /// One message: from, to, its number among those, elements.

@@ -3,32 +3,11 @@
 use super::attend::KeyLimits;
 use super::context::{Context, Tokens};
 use super::problem::Strategy;
-use super::project::{Projection, QkvWeights, Source, Sources};
+use super::project::{Projection, Source, Sources};
+use super::weights::{Linear, Weights};
 use super::{fastseq, kv_gather, megatron, usp};
 use crate::kernel::spec::{Epilogue, Gemm, Kernel};
 use crate::plan::View;
-
-/// `[1, cols, 1, k]` and `[1, 1, 1, cols]`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Linear {
-    pub(crate) weight: View,
-    pub(crate) bias: Option<View>,
-}
-
-/// Weights of one layer for one segment.
-#[derive(Clone, Debug)]
-pub(crate) struct LayerWeights {
-    pub(crate) qkv: QkvWeights,
-    pub(crate) proj: Linear,
-    pub(crate) mlp: Option<(Linear, Linear)>,
-}
-
-/// Weights for the image and, where there is text, for the text.
-#[derive(Clone, Debug)]
-pub(crate) struct Weights {
-    pub(crate) image: LayerWeights,
-    pub(crate) text: Option<LayerWeights>,
-}
 
 /// From `x [B, n, 1, C]` to the output projection in `out [B, n, 1, C]`.
 pub(crate) fn attention_layer(

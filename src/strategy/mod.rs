@@ -21,14 +21,15 @@ mod problem;
 pub(crate) mod project;
 mod usp;
 mod validate;
+pub(crate) mod weights;
 
 pub(crate) use attend::KeyLimits;
 pub use problem::{AttentionProblem, LayerProblem, Options, Route, Strategy};
 pub(crate) use validate::validate;
 
 use self::context::{Context, Tokens};
-use self::layer::{LayerWeights, Linear, Weights};
 use self::project::{QkvWeights, Source, Sources};
+use self::weights::{LayerWeights, Linear, Weights};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::mesh::Mesh;
