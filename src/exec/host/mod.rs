@@ -233,6 +233,12 @@ impl Prepared {
         let ranks: Vec<RankPlan> =
             ranks.into_iter().map(|(plan, memory, lowered)| RankPlan::new(plan, memory, lowered)).collect();
         let events: Vec<usize> = ranks.iter().map(|rank| rank.lowered.events as usize).collect();
+        log::debug!(
+            "prepared {world} ranks: {} threads, kernels on {}, largest arena {} bytes",
+            options.threads,
+            crate::kernel::host::instruction_set(),
+            ranks.iter().map(|rank| rank.memory.arena_bytes).max().unwrap_or(0)
+        );
         Ok(Self {
             buffers: Arc::new(ranks.iter().map(|rank| rank.plan.buffers.clone()).collect()),
             arenas: ranks.iter().map(|rank| Bytes::filled(rank.memory.arena_bytes, 0)).collect(),
