@@ -7,7 +7,7 @@
 //!
 //! Refuses operands that do not fit, head dims above 256, casts to integers. Assumes what
 //! [`Tensor::new`] promises. Tests: `tests/kernels_host.rs` (against [`crate::kernel::oracle`]),
-//! `tests/rules_kernels.rs` (R1).
+//! `tests/rules.rs` (R1).
 
 mod adaln;
 mod attention;
