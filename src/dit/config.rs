@@ -78,7 +78,8 @@ impl Config {
     ///
     /// # Errors
     /// A size of 0, heads that do not divide the channels, a patch that does not divide the
-    /// latent, an odd number of frequencies.
+    /// latent, output channels that are neither the latent's nor twice those, an odd number of
+    /// frequencies.
     pub fn validate(&self) -> Result<()> {
         let sizes = [
             ("depth", self.depth),
@@ -102,6 +103,12 @@ impl Config {
                 self.patch, self.input_size
             )));
         }
+        if self.out_channels != self.channels && self.out_channels != 2 * self.channels {
+            return Err(Error::Shape(format!(
+                "{} output channels for {} latent channels: as many are needed, or twice that with a learned variance",
+                self.out_channels, self.channels
+            )));
+        }
         if !self.frequencies.is_multiple_of(2) || self.frequencies == 0 {
             return Err(Error::Shape(format!(
                 "{} frequencies: cosines and sines need an even number",
@@ -109,5 +116,19 @@ impl Config {
             )));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_channels_are_the_latent_s_or_twice_those() {
+        // Fewer would leave a sampler without its noise estimate.
+        for (out_channels, fits) in [(2, false), (4, true), (6, false), (8, true), (12, false)] {
+            let config = Config { out_channels, ..Config::small(2, 32) };
+            assert_eq!(config.validate().is_ok(), fits, "{out_channels} of 4");
+        }
     }
 }

@@ -122,3 +122,45 @@ fn biases_are_optional() {
     let values = |file: &str| folder.read(file)["out"].values();
     assert_eq!(values("zeros.out"), values("none.out"));
 }
+
+#[test]
+fn each_text_twin_may_stand_alone() {
+    let folder = Folder::new();
+    let twins = weights("text_", 20);
+    for present in 1..15u32 {
+        // The file names some twins; the whole one writes out what that means.
+        let mut some = joint(false);
+        let mut whole = joint(false);
+        for (i, (name, twin)) in twins.iter().enumerate() {
+            let own = present >> i & 1 == 1;
+            if own {
+                some.insert(name.clone(), twin.clone());
+            }
+            let shared = whole[&name["text_".len()..]].clone();
+            whole.insert(name.clone(), if own { twin.clone() } else { shared });
+        }
+        folder.write("some", &some);
+        folder.write("whole", &whole);
+        let line = format!("--heads {H} --kv-heads {HKV}");
+        folder.ok(&format!("layer --input whole --output a {line}"));
+        folder.ok(&format!("layer --input some --output b {line} --ranks 3 --strategy fastseq --text replicate"));
+        assert!(folder.read("a") == folder.read("b"), "twins {present:04b}");
+    }
+}
+
+#[test]
+fn text_may_have_a_bias_where_the_image_has_none() {
+    let folder = Folder::new();
+    let mut input = joint(true);
+    input.retain(|name, _| !name.starts_with("qkv_bias") && !name.starts_with("proj_bias"));
+    folder.write("text", &input);
+    for name in ["qkv_bias", "proj_bias"] {
+        let rows = input[&format!("text_{name}")].shape[0];
+        input.insert(name.into(), Tensor::f32(&[rows], &vec![0.0; rows]));
+    }
+    let (image, text) = reference(&input);
+    folder.ok(&format!("layer --input text --output out --heads {H} --kv-heads {HKV} --ranks 2 --strategy ulysses"));
+    let out = folder.read("out");
+    assert_near("out", &out["out"].values(), &image, 2e-5);
+    assert_near("text_out", &out["text_out"].values(), &text, 2e-5);
+}

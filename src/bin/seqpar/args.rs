@@ -99,7 +99,7 @@ Input tensors (one float dtype for all; key_mask u8):
   x [B, N, C]   text_x [B, T, C] (optional)   key_mask [B, T+N] (optional)
   qkv_weight [(H + 2 Hkv) D, C] (rows q, k, v, each by head)   qkv_bias [(H + 2 Hkv) D]
   proj_weight [C, H D]   proj_bias [C]
-  text_qkv_weight, text_qkv_bias, text_proj_weight, text_proj_bias (optional: else text shares the above)
+  text_qkv_weight, text_qkv_bias, text_proj_weight, text_proj_bias (each optional: else text shares the above)
 Output tensors:
   out [B, N, C]   text_out [B, T, C]
 

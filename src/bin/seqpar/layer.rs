@@ -39,8 +39,8 @@ pub(crate) fn run(args: &LayerArgs) -> Result<()> {
             key_len: false,
         },
         hidden,
-        qkv_bias: input.has("qkv_bias"),
-        proj_bias: input.has("proj_bias"),
+        qkv_bias: sizes.biases[0],
+        proj_bias: sizes.biases[1],
         text_weights: sizes.text_weights,
         qk_norm: None,
         rope: None,
@@ -64,7 +64,10 @@ struct Sizes {
     text: usize,
     hidden: usize,
     head_dim: usize,
+    /// Whether text has a weight or bias of its own.
     text_weights: bool,
+    /// Whether either segment has a bias, of qkv and of proj.
+    biases: [bool; 2],
 }
 
 impl Sizes {
@@ -90,36 +93,35 @@ impl Sizes {
         if let (Some(name), 0) = (text_weights, text) {
             return Err(input.fault(name, "is there without \"text_x\": add that, or leave it out"));
         }
-        let sets = [("", WEIGHTS), ("text_", TEXT_WEIGHTS)];
-        for (prefix, names) in &sets[..1 + usize::from(text_weights.is_some())] {
-            weights(input, prefix, hidden, rows, heads * head_dim)?;
-            for (own, shared) in names.iter().zip(WEIGHTS) {
-                if input.has(own) != input.has(shared) {
-                    let there = if input.has(own) { (own, shared) } else { (&shared, *own) };
-                    let why = format!("is there without \"{}\": the text twins come all or none", there.1);
-                    return Err(input.fault(there.0, why));
-                }
-            }
-            floats.extend(names.iter().filter(|name| input.has(name)));
+        for name in ["qkv_weight", "proj_weight"] {
+            input.tensor(name)?;
         }
+        for prefix in ["", "text_"] {
+            weights(input, prefix, hidden, rows, heads * head_dim)?;
+        }
+        floats.extend(WEIGHTS.iter().chain(&TEXT_WEIGHTS).filter(|name| input.has(name)));
+        let biases = ["qkv", "proj"].map(|of| ["", "text_"].iter().any(|who| input.has(&format!("{who}{of}_bias"))));
         mask::check(input, batch, text + tokens)?;
         let known: Vec<&str> = ["x", "text_x", "key_mask"].into_iter().chain(WEIGHTS).chain(TEXT_WEIGHTS).collect();
         input.refuse_unknown(&known)?;
         let dtype = input.float_dtype(&floats)?;
-        Ok(Self { dtype, batch, tokens, text, hidden, head_dim, text_weights: text_weights.is_some() })
+        Ok(Self { dtype, batch, tokens, text, hidden, head_dim, text_weights: text_weights.is_some(), biases })
     }
 }
 
-/// Checks one set of weights.
+/// Checks what is there of one set of weights.
 fn weights(input: &TensorFile, prefix: &str, hidden: usize, qkv_rows: usize, attended: usize) -> Result<()> {
-    let name = |name: &str| format!("{prefix}{name}");
-    input.need_shape(&name("qkv_weight"), "[(H + 2 Hkv) D, C]", &[qkv_rows, hidden])?;
-    input.need_shape(&name("proj_weight"), "[C, H D]", &[hidden, attended])?;
-    if input.has(&name("qkv_bias")) {
-        input.need_shape(&name("qkv_bias"), "[(H + 2 Hkv) D]", &[qkv_rows])?;
-    }
-    if input.has(&name("proj_bias")) {
-        input.need_shape(&name("proj_bias"), "[C]", &[hidden])?;
+    let forms: [(&str, &str, &[usize]); 4] = [
+        ("qkv_weight", "[(H + 2 Hkv) D, C]", &[qkv_rows, hidden]),
+        ("qkv_bias", "[(H + 2 Hkv) D]", &[qkv_rows]),
+        ("proj_weight", "[C, H D]", &[hidden, attended]),
+        ("proj_bias", "[C]", &[hidden]),
+    ];
+    for (name, form, dims) in forms {
+        let name = format!("{prefix}{name}");
+        if input.has(&name) {
+            input.need_shape(&name, form, dims)?;
+        }
     }
     Ok(())
 }
@@ -138,6 +140,32 @@ fn inputs(input: &mut TensorFile, sizes: &Sizes) -> Result<Tensors> {
         let tensor = engine::tensor(sizes.dtype, dims, input.take_bytes(&name)?)?;
         tensors.insert(name, tensor);
     }
+    if sizes.text_weights {
+        share(&mut tensors);
+    }
     mask::take(input, &mut tensors, [sizes.batch, sizes.text + sizes.tokens])?;
     Ok(tensors)
+}
+
+/// Gives text the image's tensor where it has no twin of it. A bias that only text has leaves the
+/// image's sums as they are: -0 is what adding changes no bit of.
+fn share(tensors: &mut Tensors) {
+    for (own, shared) in TEXT_WEIGHTS.into_iter().zip(WEIGHTS) {
+        match (tensors.get(own), tensors.get(shared)) {
+            (None, Some(image)) => {
+                let twin = image.clone();
+                tensors.insert(own.into(), twin);
+            }
+            (Some(text), None) => {
+                let mut none = text.clone();
+                let size = none.dtype.bytes();
+                for value in none.bytes.chunks_exact_mut(size) {
+                    value.fill(0);
+                    value[size - 1] = 0x80;
+                }
+                tensors.insert(shared.into(), none);
+            }
+            _ => {}
+        }
+    }
 }
