@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use seqpar::Error;
 use seqpar::dtype::Dtype;
-use seqpar::exec::host::{External, ExternalCall, HostOptions, Prepared, prepare_unchecked};
+use seqpar::exec::host::{External, ExternalCall, HostOptions, Link, Prepared, prepare, prepare_unchecked};
 use seqpar::kernel::spec::Mode;
 use seqpar::plan::lower::{Command, Gates, lower};
-use seqpar::plan::{Builder, CommKind, Direction, OpKind, Placement, Plan, Role};
+use seqpar::plan::{Builder, CommKind, Direction, OpKind, Placement, Plan, Role, check_world};
+use seqpar::shard::Shard;
+use seqpar::strategy::{AttentionProblem, Options, Strategy, attention};
 
 use super::plans::{all_gather, counting, lawful, options, run, two_streams};
 
@@ -183,4 +185,31 @@ fn regions_outside_a_buffer_and_writes_to_inputs_are_refused_whatever_the_plan()
     plans[0].accesses[1].buffer = plans[0].buffer_named("x").unwrap();
     let error = failing(&mut prepare_unchecked(plans, None, options()).unwrap(), 2, 2).to_string();
     assert!(error.contains("an input"), "{error}");
+}
+
+#[test]
+fn an_event_behind_a_slow_link_is_explained_by_the_peers() {
+    let (ranks, heads) = (3, 3);
+    let problem = AttentionProblem {
+        dtype: Dtype::F32,
+        batch: 1,
+        heads,
+        kv_heads: heads,
+        head_dim: 8,
+        shard: Shard::even(ranks, 12, 12, 0, false).unwrap(),
+        key_mask: false,
+        key_len: false,
+    };
+    let mesh = Strategy::Ulysses.mesh(ranks, None, None, heads, heads).unwrap();
+    let plans = attention(&problem, Strategy::Ulysses, &mesh, &Options::default()).unwrap();
+    let link = Some(Link { bytes_per_s: 100.0, latency_s: 0.0 });
+    let mut prepared = prepare(check_world(plans).unwrap(), HostOptions { link, ..soon() }).unwrap();
+    let mut bindings = prepared.bindings();
+    for name in ["q", "k", "v"] {
+        bindings.set(name, &counting([1, 12, heads, 8], Dtype::F32)).unwrap();
+    }
+    let error = prepared.run(&mut bindings).unwrap_err();
+    let Error::Timeout { rank, waited_for, .. } = &error else { panic!("{error}") };
+    let peer = (0..ranks).find(|other| other != rank && waited_for.contains(&format!("rank {other}")));
+    assert!(peer.is_some(), "{error}");
 }

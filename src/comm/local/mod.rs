@@ -15,8 +15,8 @@ mod ports;
 mod reduce;
 mod sync;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use ports::Link;
@@ -39,6 +39,9 @@ pub(crate) struct Local<L> {
     board: Board<Message<L>, Instant, Error>,
     ports: Ports,
     deadline: Duration,
+    /// Whom each rank's communications wait for, by op: an event that does not come is explained
+    /// by the communication that would record it.
+    waiting: Vec<Mutex<BTreeMap<Arc<str>, String>>>,
 }
 
 /// One communication, as a rank enters it.
@@ -62,13 +65,15 @@ struct Message<L> {
 impl<L: Lease> Local<L> {
     /// Ranks with the given numbers of events.
     pub(crate) fn new(events: &[usize], link: Option<Link>, deadline: Duration) -> Self {
-        Self { board: Board::new(events), ports: Ports::new(link, events.len()), deadline }
+        let waiting = events.iter().map(|_| Mutex::default()).collect();
+        Self { board: Board::new(events), ports: Ports::new(link, events.len()), deadline, waiting }
     }
 
     /// Forgets the failure and the messages of the last run; no rank is in a call.
     pub(crate) fn clear(&self) {
         self.board.clear();
         self.ports.clear();
+        self.waiting.iter().for_each(|rank| rank.lock().unwrap_or_else(PoisonError::into_inner).clear());
     }
 
     /// Records an event.
@@ -80,7 +85,19 @@ impl<L: Lease> Local<L> {
     pub(crate) fn wait_event(&self, rank: usize, event: usize, epoch: u64, label: &str, name: &str) -> Result<()> {
         self.board
             .wait_event(rank, event, epoch, self.until())
-            .map_err(|stop| self.error(stop, rank, label, || name.to_string()))
+            .map_err(|stop| self.error(stop, rank, label, || format!("{name}{}", self.explanation(rank))))
+    }
+
+    /// What this rank's communications wait for, to stand behind the name of an event.
+    fn explanation(&self, rank: usize) -> String {
+        let waiting = self.waiting[rank].lock().unwrap_or_else(PoisonError::into_inner);
+        let list: Vec<String> = waiting.iter().map(|(op, what)| format!("op \"{op}\" waits for {what}")).collect();
+        if list.is_empty() { String::new() } else { format!(" ({})", list.join(", ")) }
+    }
+
+    fn note(&self, call: &Call<'_, L>, what: String) {
+        let mut waiting = self.waiting[call.rank].lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.insert(call.label.clone(), what);
     }
 
     /// Sleeps until an instant, or until the world fails.
@@ -103,24 +120,30 @@ impl<L: Lease> Local<L> {
 
     /// Runs one communication; returns the bytes sent to other ranks.
     pub(crate) fn run(&self, mut call: Call<'_, L>) -> Result<u64> {
+        let bytes = self.exchange(&mut call);
+        self.waiting[call.rank].lock().unwrap_or_else(PoisonError::into_inner).remove(call.label);
+        bytes
+    }
+
+    fn exchange(&self, call: &mut Call<'_, L>) -> Result<u64> {
         let begin = Instant::now();
-        let (sent, own) = self.post_all(&call, begin);
+        let (sent, own) = self.post_all(call, begin);
         let arrived = if call.comm.kind.reduces() {
-            self.receive_sums(&mut call, begin, &own)?
+            self.receive_sums(call, begin, &own)?
         } else {
-            self.receive_all(&mut call, begin)?
+            self.receive_all(call, begin)?
         };
         let mut end = arrived;
         let mut bytes = 0;
         for (key, len) in sent {
-            let left = self.board.wait_receipt(key, self.until()).map_err(|stop| {
-                self.error(stop, call.rank, call.label, || {
-                    format!("rank {} to take message {} of tag {}, {len} bytes", key.to, key.index, key.tag)
-                })
-            })?;
+            let what = || format!("rank {} to take message {} of tag {}, {len} bytes", key.to, key.index, key.tag);
+            self.note(call, what());
+            let receipt = self.board.wait_receipt(key, self.until());
+            let left = receipt.map_err(|stop| self.error(stop, call.rank, call.label, what))?;
             end = end.max(left);
             bytes += if key.to == key.from { 0 } else { len as u64 };
         }
+        self.note(call, format!("its messages with {} to cross the link", peers(call)));
         self.rest(call.rank, end)?;
         Ok(bytes)
     }
@@ -240,9 +263,12 @@ impl<L: Lease> Local<L> {
             let wanted: Vec<Key> = waiting.iter().map(|&which| keys[which]).collect();
             let Some(oldest) = wanted.first() else {
                 let Some(wake) = wake else { return Ok(arrived) };
+                self.note(call, format!("its messages with {} to cross the link", peers(call)));
                 self.rest(call.rank, wake)?;
                 continue;
             };
+            let what = || format!("rank {} to send message {} of tag {}", oldest.from, oldest.index, oldest.tag);
+            self.note(call, what());
             match self.board.take_any(call.rank, &wanted, wake.into_iter().chain(until).min()) {
                 Ok((i, message)) => {
                     let which = waiting.remove(i);
@@ -253,9 +279,7 @@ impl<L: Lease> Local<L> {
                 }
                 Err(Stop::Deadline) if wake.is_some() && until.is_none_or(|until| until > Instant::now()) => {}
                 Err(stop) => {
-                    return Err(self.error(stop, call.rank, call.label, || {
-                        format!("rank {} to send message {} of tag {}", oldest.from, oldest.index, oldest.tag)
-                    }));
+                    return Err(self.error(stop, call.rank, call.label, what));
                 }
             }
         }
@@ -276,6 +300,13 @@ impl<L: Lease> Local<L> {
             },
         }
     }
+}
+
+/// `rank 1, rank 3`: the other ends of a call's messages.
+fn peers<L>(call: &Call<'_, L>) -> String {
+    let peers: BTreeSet<u32> = call.comm.transfers.iter().map(|transfer| transfer.peer).collect();
+    let others = peers.into_iter().filter(|&peer| peer as usize != call.rank);
+    others.map(|peer| format!("rank {peer}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Numbers the messages of each (from, to) pair.
