@@ -219,6 +219,7 @@ impl Split {
 
 /// How text joins the image in attention.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum TextShard {
     /// No text.
     None,

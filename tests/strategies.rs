@@ -305,6 +305,7 @@ fn bytes_are_those_of_the_closed_forms() {
                     Strategy::Usp => v / p * ((2.0 + 2.0 * shared) * (u - 1.0) / u + 2.0 * (r - 1.0) * shared),
                     // Two gathers in the storage type, two reductions in f32.
                     Strategy::Megatron => 2.0 * v * (p - 1.0) / p * (1.0 + 4.0 / e as f64),
+                    other => panic!("no closed form of {} yet: add it", other.name()),
                 };
                 for head_groups in [1, 4] {
                     let strategy_options = Options { head_groups, ..Options::default() };

@@ -10,6 +10,7 @@ use crate::shard::Shard;
 
 /// How one sequence is computed on several ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Strategy {
     /// One rank.
     Single,
@@ -74,6 +75,7 @@ impl FromStr for Strategy {
 
 /// Which way the chunks of an asynchronous ring AllGather take; same slots, same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Route {
     /// Each rank forwards to its neighbour what it received last.
     #[default]

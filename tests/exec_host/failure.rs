@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use seqpar::Error;
 use seqpar::dtype::Dtype;
-use seqpar::exec::host::{External, ExternalCall, HostOptions, Link, Prepared, prepare, prepare_unchecked};
+use seqpar::exec::host::{Clock, External, ExternalCall, HostOptions, Link, Prepared, prepare, prepare_unchecked};
 use seqpar::kernel::spec::Mode;
+use seqpar::machine::Machine;
 use seqpar::plan::lower::{Command, Gates, lower};
 use seqpar::plan::{Builder, CommKind, Direction, OpKind, Placement, Plan, Role, check_world};
 use seqpar::shard::Shard;
@@ -212,4 +213,24 @@ fn an_event_behind_a_slow_link_is_explained_by_the_peers() {
     let Error::Timeout { rank, waited_for, .. } = &error else { panic!("{error}") };
     let peer = (0..ranks).find(|other| other != rank && waited_for.contains(&format!("rank {other}")));
     assert!(peer.is_some(), "{error}");
+}
+
+#[test]
+fn a_message_slower_than_the_deadline_is_a_timeout_that_names_its_peer() {
+    let plans = all_gather(&[2, 2], 8, Dtype::F32);
+    let link = Some(Link { bytes_per_s: 1.0, latency_s: 0.0 });
+    let mut prepared = prepare_unchecked(plans, None, HostOptions { link, ..soon() }).unwrap();
+    let error = failing(&mut prepared, 4, 8);
+    let Error::Timeout { rank, waited_for, .. } = &error else { panic!("{error}") };
+    assert!(waited_for.contains(&format!("rank {}", 1 - rank)), "{error}");
+}
+
+#[test]
+fn a_machine_without_a_rate_is_an_error_not_an_unpaced_run() {
+    let machine = Machine { memory_bytes_per_s: 0.0, ..Machine::cpu() };
+    let plans = two_streams(1, [1, 4, 1, 4]);
+    let host = HostOptions { clock: Clock::Paced(machine), ..options() };
+    let mut prepared = prepare_unchecked(plans, None, host).unwrap();
+    let error = failing(&mut prepared, 4, 4).to_string();
+    assert!(error.contains("rate must be above 0"), "{error}");
 }

@@ -143,8 +143,7 @@ impl<L: Lease> Local<L> {
             end = end.max(left);
             bytes += if key.to == key.from { 0 } else { len as u64 };
         }
-        self.note(call, format!("its messages with {} to cross the link", peers(call)));
-        self.rest(call.rank, end)?;
+        self.cross(call, end)?;
         Ok(bytes)
     }
 
@@ -263,8 +262,7 @@ impl<L: Lease> Local<L> {
             let wanted: Vec<Key> = waiting.iter().map(|&which| keys[which]).collect();
             let Some(oldest) = wanted.first() else {
                 let Some(wake) = wake else { return Ok(arrived) };
-                self.note(call, format!("its messages with {} to cross the link", peers(call)));
-                self.rest(call.rank, wake)?;
+                self.cross(call, wake)?;
                 continue;
             };
             let what = || format!("rank {} to send message {} of tag {}", oldest.from, oldest.index, oldest.tag);
@@ -281,6 +279,19 @@ impl<L: Lease> Local<L> {
                 Err(stop) => {
                     return Err(self.error(stop, call.rank, call.label, what));
                 }
+            }
+        }
+    }
+
+    /// Sleeps while messages are on the modelled link, no longer than the deadline.
+    fn cross(&self, call: &Call<'_, L>, wake: Instant) -> Result<()> {
+        let what = || format!("its messages with {} to cross the link", peers(call));
+        self.note(call, what());
+        match self.until().filter(|until| *until < wake) {
+            None => self.rest(call.rank, wake),
+            Some(until) => {
+                self.rest(call.rank, until)?;
+                Err(self.error(Stop::Deadline, call.rank, call.label, what))
             }
         }
     }

@@ -189,8 +189,15 @@ impl Stream<'_> {
     /// Under the paced clock, sleeps until the work has lasted as long as the machine needs.
     fn pace(&self, begin: Instant, dtype: Dtype, flops: f64, bytes: f64) -> Result<()> {
         let Clock::Paced(machine) = self.clock else { return Ok(()) };
-        let lasts = Duration::try_from_secs_f64(machine.kernel_s(dtype, flops, bytes)).unwrap_or(Duration::ZERO);
-        self.transport.rest(self.rank.rank(), begin + lasts)
+        let seconds = machine.kernel_s(dtype, flops, bytes);
+        let end = Duration::try_from_secs_f64(seconds).ok().and_then(|lasts| begin.checked_add(lasts));
+        let end = end.ok_or_else(|| {
+            Error::Unsupported(format!(
+                "an op would last {seconds} s on machine \"{}\": every rate must be above 0 and in its unit",
+                machine.name
+            ))
+        })?;
+        self.transport.rest(self.rank.rank(), end)
     }
 
     fn span(&self, op: OpId, kind: SpanKind, begin: Instant, bytes: u64, flops: f64) -> Span {
