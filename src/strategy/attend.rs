@@ -46,32 +46,13 @@ pub(crate) fn image_positions(cx: &Context, map: &IndexMap) -> IndexMap {
     IndexMap::from_runs(map.runs().iter().map(|run| crate::shard::Run { start: run.start + text, len: run.len }))
 }
 
-/// All keys at once: out and lse of every query.
-pub(crate) fn attend(
-    cx: &mut Context,
-    label: &str,
-    heads: &HeadSlice,
-    queries: &[Queries],
-    keys: &[Keys],
-    limits: KeyLimits,
-) {
-    launch(cx, label, heads, queries, keys, limits, None, false, true);
-}
-
-/// One step of a ring: `first` starts the carried state, `last` turns it into out and lse.
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn attend_step(
-    cx: &mut Context,
-    label: &str,
-    heads: &HeadSlice,
-    queries: &[Queries],
-    keys: &[Keys],
-    limits: KeyLimits,
-    carry: &Carry,
-    first: bool,
-    last: bool,
-) {
-    launch(cx, label, heads, queries, keys, limits, Some(carry), !first, last);
+/// Which part of the softmax one launch computes.
+#[derive(Clone, Copy)]
+pub(crate) enum Step<'a> {
+    /// All keys at once.
+    Whole,
+    /// One step of a ring: `first` starts the carried state, `last` turns it into out and lse.
+    Ring { carry: &'a Carry, first: bool, last: bool },
 }
 
 impl Carry {
@@ -96,21 +77,23 @@ impl Carry {
     }
 }
 
-#[allow(clippy::too_many_arguments)]
-fn launch(
+/// One launch: the queries against the keys.
+pub(crate) fn attend(
     cx: &mut Context,
     label: &str,
     heads: &HeadSlice,
     queries: &[Queries],
     keys: &[Keys],
     limits: KeyLimits,
-    carry: Option<&Carry>,
-    carry_in: bool,
-    last: bool,
+    step: Step,
 ) {
     if heads.is_empty() || queries.iter().all(|segment| segment.positions.is_empty()) {
         return;
     }
+    let (carry, carry_in, last) = match step {
+        Step::Whole => (None, false, true),
+        Step::Ring { carry, first, last } => (Some(carry), !first, last),
+    };
     let carry_out = !last;
     let mut operands = Vec::new();
     let mut rows = Vec::new();

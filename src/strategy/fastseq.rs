@@ -4,7 +4,7 @@
 //! OpenDiT had this for two ranks and on the world group; here for any number and any group.
 //! Every chunk is received straight into its slot and projected straight to its global rows.
 
-use super::attend::{KeyLimits, Keys, Queries, attend};
+use super::attend::{KeyLimits, Keys, Queries, Step, attend};
 use super::context::{Context, Tokens, pieces, rows_at};
 use super::exchange::{Returning, TextShare, gather_text, text_slot};
 use super::heads::HeadSlice;
@@ -38,7 +38,7 @@ pub(super) fn attention(cx: &mut Context, layer: &Layer, limits: KeyLimits, out:
     for (s, q, text_q) in &projected.queries {
         queries.extend(returning.queries(cx, *s, &heads, *q, *text_q, out));
     }
-    attend(cx, "attention", &heads, &queries, &projected.keys, limits);
+    attend(cx, "attention", &heads, &queries, &projected.keys, limits, Step::Whole);
     if let Some(arriving) = returning.send(cx, |cx, s| cx.heads(cx.ranks.len(), s)) {
         arriving.unpack(cx, out);
     }

@@ -1,7 +1,7 @@
 //! AllGather of k and v; every rank attends with its own queries to all keys. For short keys and
 //! cross-attention.
 
-use super::attend::{KeyLimits, Keys, Queries, attend, image_positions};
+use super::attend::{KeyLimits, Keys, Queries, Step, attend, image_positions};
 use super::context::{Context, Tokens, ascends, pieces, rows_at};
 use super::exchange::{TextShare, gather_text, text_slot};
 use super::heads::HeadSlice;
@@ -37,7 +37,7 @@ pub(super) fn attention(cx: &mut Context, sources: &Sources, limits: KeyLimits, 
         }
     }
     keys.push(gather(cx, "image", &heads, k, v, &key_maps, 1));
-    attend(cx, "attention", &heads, &queries, &keys, limits);
+    attend(cx, "attention", &heads, &queries, &keys, limits, Step::Whole);
     if let Some((slot, text_out)) = own_text {
         gather_text(cx, slot, text_share, text_out);
     }

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::attend::{KeyLimits, Queries, attend, image_positions};
+use super::attend::{KeyLimits, Queries, Step, attend, image_positions};
 use super::context::{Context, Tokens};
 use super::fastseq::{Layer, project_whole_text, room, slots};
 use super::project::project;
@@ -57,7 +57,7 @@ pub(super) fn attention_layer(
         queries.push(Queries { q, out: image, positions: image_positions(cx, cx.image_map(s)) });
         inputs.push((s, Tokens { image, text }));
     }
-    attend(cx, "attention", &heads, &queries, &room.projected.keys, limits);
+    attend(cx, "attention", &heads, &queries, &room.projected.keys, limits, Step::Whole);
     let columns = heads.q.start * d..heads.q.end * d;
     let linears = (&weights.proj, text_weights.map(|w| &w.proj));
     row_parallel(cx, "proj", &inputs, whole_text, linears, columns, out);

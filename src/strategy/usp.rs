@@ -5,7 +5,7 @@
 //! group's keys arrive while this one's are in attention, with (m, l, O) carried in f32.
 //! USP: Fang and Zhao, arXiv 2405.07719; groups as in [`crate::mesh`].
 
-use super::attend::{Carry, KeyLimits, Keys, Queries, attend, attend_step};
+use super::attend::{Carry, KeyLimits, Keys, Queries, Step, attend};
 use super::context::{Context, Slot, Tokens, ascends, pieces, rows_at};
 use super::exchange::{Arriving, Returning, TextShare, gather_text, text_slot};
 use super::heads::HeadSlice;
@@ -246,13 +246,11 @@ fn attend_stage(
         keys.extend(text_keys.clone().filter(|_| t == 0));
         keys.extend(held.text.clone());
         keys.push(held.image.clone());
-        match &carry {
-            None => attend(cx, &format!("attention[{g}]"), heads, &queries, &keys, limits),
-            Some(carry) => {
-                let label = format!("attention[{g}] step {t}");
-                attend_step(cx, &label, heads, &queries, &keys, limits, carry, t == 0, t + 1 == r);
-            }
-        }
+        let (label, step) = match &carry {
+            None => (format!("attention[{g}]"), Step::Whole),
+            Some(carry) => (format!("attention[{g}] step {t}"), Step::Ring { carry, first: t == 0, last: t + 1 == r }),
+        };
+        attend(cx, &label, heads, &queries, &keys, limits, step);
         if let Some(next) = next {
             held = next;
         }
