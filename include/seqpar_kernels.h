@@ -211,8 +211,11 @@ typedef struct SeqparGemmChunk {
   int32_t first_tile; /* row tiles of the chunks before it, all samples */
 } SeqparGemmChunk;
 
-enum { SEQPAR_EPILOGUE_NONE, SEQPAR_EPILOGUE_GELU, SEQPAR_EPILOGUE_SILU, SEQPAR_EPILOGUE_RESIDUAL,
-       SEQPAR_EPILOGUE_GATED_RESIDUAL };
+#define SEQPAR_EPILOGUE_NONE 0
+#define SEQPAR_EPILOGUE_GELU 1
+#define SEQPAR_EPILOGUE_SILU 2
+#define SEQPAR_EPILOGUE_RESIDUAL 3
+#define SEQPAR_EPILOGUE_GATED_RESIDUAL 4
 
 typedef struct SeqparGemm {
   SeqparGemmPart parts[SEQPAR_MAX_GEMM_PARTS];
