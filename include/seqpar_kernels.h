@@ -33,8 +33,10 @@ typedef struct SeqparView {
 } SeqparView;
 
 /* Where a kernel says that a bounded wait ran out; code is 0 until then. The first one wins. */
+enum { SEQPAR_STATUS_TIMEOUT = 1, /* a gate did not open; the other fields are written */
+       SEQPAR_STATUS_CLAIMED = 2  /* the same, but the other fields are still being written */ };
 typedef struct SeqparStatus {
-  uint32_t code;     /* 1: a gate did not open */
+  uint32_t code;
   uint32_t wait;     /* index of the gate */
   uint32_t expected; /* epoch waited for */
   uint32_t seen;     /* last value read */
@@ -133,6 +135,19 @@ typedef struct SeqparAttention {
   int32_t carry_out;
   float scale_log2; /* scale * log2(e) */
 } SeqparAttention;
+
+/* The same for the sm_90a kernels, whose loads go through tensor maps. Each map has rank 4, dims
+ * (D, rows or keys, heads, B), and the box of the variant (csrc/tile/head_sm90.cuh). */
+typedef struct SeqparAttentionSm90 {
+  SeqparTensorMap q[SEQPAR_MAX_QUERY_SEGMENTS];
+  SeqparTensorMap q_tail[SEQPAR_MAX_QUERY_SEGMENTS]; /* the columns past the last whole 64, if any */
+  SeqparTensorMap k[SEQPAR_MAX_KEY_SEGMENTS];
+  SeqparTensorMap k_tail[SEQPAR_MAX_KEY_SEGMENTS];
+  SeqparTensorMap v[SEQPAR_MAX_KEY_SEGMENTS];
+  SeqparAttention base;
+  int32_t masked; /* 1: a segment has a mask, or samples have key lengths */
+  int32_t reserved;
+} SeqparAttentionSm90;
 
 /* ---- qk norm and rotary embedding, in place ---- */
 
