@@ -33,10 +33,8 @@ typedef struct SeqparView {
 } SeqparView;
 
 /* Where a kernel says that a bounded wait ran out; code is 0 until then. The first one wins. */
-enum { SEQPAR_STATUS_TIMEOUT = 1, /* a gate did not open; the other fields are written */
-       SEQPAR_STATUS_CLAIMED = 2  /* the same, but the other fields are still being written */ };
 typedef struct SeqparStatus {
-  uint32_t code;
+  uint32_t code;     /* 1: a gate did not open */
   uint32_t wait;     /* index of the gate */
   uint32_t expected; /* epoch waited for */
   uint32_t seen;     /* last value read */

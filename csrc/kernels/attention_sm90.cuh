@@ -19,9 +19,9 @@
 // off; n = 72 against 80 and 32-byte swizzled values for D = 72; the skipped rescale.
 #pragma once
 #include "../common/barrier.cuh"
+#include "../common/method.cuh"
 #include "../sched/gate.cuh"
 #include "../sched/key_tiles.cuh"
-#include "../sched/ring.cuh"
 #include "../tile/attention_rows.cuh"
 #include "../tile/head_sm90.cuh"
 
@@ -64,26 +64,26 @@ struct AttentionSm90Shared {
   unsigned char* base;
   uint32_t address;
 
-  PTX_FN uint32_t q() const { return address; }
-  PTX_FN uint32_t k(int stage) const { return address + Variant::kStageOffset + stage * Variant::kStageBytes; }
-  PTX_FN uint32_t v(int stage) const { return k(stage) + Variant::kValueOffset; }
-  PTX_FN unsigned char* values(int stage) const {
+  PTX_METHOD uint32_t q() const { return address; }
+  PTX_METHOD uint32_t k(int stage) const { return address + Variant::kStageOffset + stage * Variant::kStageBytes; }
+  PTX_METHOD uint32_t v(int stage) const { return k(stage) + Variant::kValueOffset; }
+  PTX_METHOD unsigned char* values(int stage) const {
     return base + Variant::kStageOffset + stage * Variant::kStageBytes + Variant::kValueOffset;
   }
-  PTX_FN uint32_t* keep(int stage) const {
+  PTX_METHOD uint32_t* keep(int stage) const {
     return reinterpret_cast<uint32_t*>(base + Variant::kKeepOffset) + stage * Variant::kKeepWords;
   }
-  PTX_FN uint32_t* failed() const { return reinterpret_cast<uint32_t*>(base + Variant::kFailedOffset); }
+  PTX_METHOD uint32_t* failed() const { return reinterpret_cast<uint32_t*>(base + Variant::kFailedOffset); }
 
-  PTX_FN uint32_t barrier(int i) const { return address + Variant::kBarrierOffset + 8 * i; }
-  PTX_FN uint32_t q_full() const { return barrier(0); }
-  PTX_FN uint32_t q_empty() const { return barrier(1); }
-  PTX_FN uint32_t k_full(int stage) const { return barrier(2 + stage); }
-  PTX_FN uint32_t k_empty(int stage) const { return barrier(2 + Variant::kStages + stage); }
+  PTX_METHOD uint32_t barrier(int i) const { return address + Variant::kBarrierOffset + 8 * i; }
+  PTX_METHOD uint32_t q_full() const { return barrier(0); }
+  PTX_METHOD uint32_t q_empty() const { return barrier(1); }
+  PTX_METHOD uint32_t k_full(int stage) const { return barrier(2 + stage); }
+  PTX_METHOD uint32_t k_empty(int stage) const { return barrier(2 + Variant::kStages + stage); }
   // Values as they were loaded (of use to the masking warp only), and ready for multiplication.
-  PTX_FN uint32_t v_landed(int stage) const { return barrier(2 + 2 * Variant::kStages + stage); }
-  PTX_FN uint32_t v_full(int stage) const { return barrier(2 + 3 * Variant::kStages + stage); }
-  PTX_FN uint32_t v_empty(int stage) const { return barrier(2 + 4 * Variant::kStages + stage); }
+  PTX_METHOD uint32_t v_landed(int stage) const { return barrier(2 + 2 * Variant::kStages + stage); }
+  PTX_METHOD uint32_t v_full(int stage) const { return barrier(2 + 3 * Variant::kStages + stage); }
+  PTX_METHOD uint32_t v_empty(int stage) const { return barrier(2 + 4 * Variant::kStages + stage); }
 };
 
 // One unit of a block's work: a row tile of one head of one sample.
@@ -163,32 +163,33 @@ PTX_FN void load_values(const SeqparAttentionSm90& p, const AttentionSm90Shared<
 // the others find `failed` at the first tile behind it.
 template <class Variant>
 PTX_FN void attention_sm90_load(const SeqparAttentionSm90& p, const AttentionSm90Shared<Variant>& shared) {
-  RingPosition<Variant::kStages> ring;
-  uint32_t q_phase = 0;
+  RingSlot ring;
+  uint32_t q_parity = 0;
   uint32_t open = 0;
   for (int index = blockIdx.x; index < attention_sm90_tiles(p.base); index += gridDim.x) {
     const AttentionSm90Tile at = attention_sm90_tile<Variant>(p.base, index);
-    mbar_wait(shared.q_empty(), q_phase ^ 1);
-    q_phase ^= 1;
+    mbar_wait(shared.q_empty(), q_parity ^ 1);
+    q_parity ^= 1;
     load_queries<Variant>(p, shared, at);
     KeyTiles<Variant::kKeys> keys;
     while (keys.next(p.base, at.b)) {
       const int segment = keys.segment;
-      mbar_wait(shared.k_empty(ring.stage), ring.phase ^ 1);
+      mbar_wait(shared.k_empty(ring.slot), ring.parity ^ 1);
       if (keys.enters_segment() && !(open >> segment & 1)) {
-        if (!await_gate(p.base.keys[segment].gate, segment, p.base.status, p.base.timeout_ns)) {
+        if (!wait_for_gate(p.base.keys[segment].gate, segment, p.base.status, p.base.timeout_ns)) {
           *shared.failed() = 1;
-          ptx::mbar_arrive(shared.k_full(ring.stage));
-          if (p.masked) ptx::mbar_arrive(shared.v_landed(ring.stage));
+          ptx::mbar_arrive(shared.k_full(ring.slot));
+          if (p.masked) ptx::mbar_arrive(shared.v_landed(ring.slot));
           return;
         }
+        ptx::fence_proxy_async_global();
         open |= 1u << segment;
       }
       const int first_key = keys.tile * Variant::kKeys;
-      load_keys<Variant>(p, shared, ring.stage, at, segment, first_key);
-      mbar_wait(shared.v_empty(ring.stage), ring.phase ^ 1);
-      load_values<Variant>(p, shared, ring.stage, at, segment, first_key);
-      ring.advance();
+      load_keys<Variant>(p, shared, ring.slot, at, segment, first_key);
+      mbar_wait(shared.v_empty(ring.slot), ring.parity ^ 1);
+      load_values<Variant>(p, shared, ring.slot, at, segment, first_key);
+      advance<Variant::kStages>(ring);
     }
   }
 }
@@ -215,12 +216,12 @@ PTX_FN void zero_value_row(unsigned char* values, int row) {
 
 template <class Variant>
 PTX_FN void attention_sm90_mask(const SeqparAttentionSm90& p, const AttentionSm90Shared<Variant>& shared, int lane) {
-  RingPosition<Variant::kStages> ring;
+  RingSlot ring;
   for (int index = blockIdx.x; index < attention_sm90_tiles(p.base); index += gridDim.x) {
     const AttentionSm90Tile at = attention_sm90_tile<Variant>(p.base, index);
     KeyTiles<Variant::kKeys> keys;
     while (keys.next(p.base, at.b)) {
-      mbar_wait(shared.v_landed(ring.stage), ring.phase);
+      mbar_wait(shared.v_landed(ring.slot), ring.parity);
       if (gave_up<Variant>(p.base, shared, keys)) return;
       const SeqparKeySegment& s = p.base.keys[keys.segment];
       const uint8_t* mask = reinterpret_cast<const uint8_t*>(s.mask) + at.b * s.mask_batch;
@@ -231,13 +232,13 @@ PTX_FN void attention_sm90_mask(const SeqparAttentionSm90& p, const AttentionSm9
         bool keep = row < keys.left();
         if (keep && s.mask != 0) keep = mask[(first_key + row) * s.mask_row] != 0;
         const uint32_t bits = ptx::ballot(keep);
-        if (lane == 0) shared.keep(ring.stage)[word] = bits;
-        if (!keep && row < Variant::kKeys) zero_value_row<Variant>(shared.values(ring.stage), row);
+        if (lane == 0) shared.keep(ring.slot)[word] = bits;
+        if (!keep && row < Variant::kKeys) zero_value_row<Variant>(shared.values(ring.slot), row);
       }
       ptx::fence_proxy_async();
       __syncwarp();
-      if (lane == 0) ptx::mbar_arrive(shared.v_full(ring.stage));
-      ring.advance();
+      if (lane == 0) ptx::mbar_arrive(shared.v_full(ring.slot));
+      advance<Variant::kStages>(ring);
     }
   }
 }
@@ -250,17 +251,17 @@ struct Turns {
   static constexpr bool kOn = Variant::kWarpgroups > 1;
   int group;
 
-  PTX_FN static int barrier(int group) { return 1 + group; }
-  PTX_FN void begin() const {
+  PTX_METHOD static int barrier(int group) { return 1 + group; }
+  PTX_METHOD void begin() const {
     if (kOn && group == Variant::kWarpgroups - 1) ptx::bar_arrive(barrier(0), 256);
   }
-  PTX_FN void take() const {
+  PTX_METHOD void take() const {
     if (kOn) ptx::bar_sync(barrier(group), 256);
   }
-  PTX_FN void pass() const {
+  PTX_METHOD void pass() const {
     if (kOn) ptx::bar_arrive(barrier(group == Variant::kWarpgroups - 1 ? 0 : group + 1), 256);
   }
-  PTX_FN void end() const {
+  PTX_METHOD void end() const {
     if (kOn && group == 0) ptx::bar_sync(barrier(0), 256);
   }
 };
@@ -268,14 +269,14 @@ struct Turns {
 // Masks the scores of a tile that is ragged or has masked keys.
 template <class Variant, int N>
 PTX_FN void mask_tile(const SeqparAttentionSm90& p, const AttentionSm90Shared<Variant>& shared,
-                      const KeyTiles<Variant::kKeys>& keys, RingPosition<Variant::kStages> ring, int q,
+                      const KeyTiles<Variant::kKeys>& keys, RingSlot ring, int q,
                       float (&scores)[N]) {
   if (!p.masked && keys.left() >= Variant::kKeys) return;
   uint32_t keep[Variant::kKeepWords];
   if (p.masked) {
-    mbar_wait(shared.v_full(ring.stage), ring.phase);
+    mbar_wait(shared.v_full(ring.slot), ring.parity);
 #pragma unroll
-    for (int word = 0; word < Variant::kKeepWords; ++word) keep[word] = shared.keep(ring.stage)[word];
+    for (int word = 0; word < Variant::kKeepWords; ++word) keep[word] = shared.keep(ring.slot)[word];
     // Before lane 0 gives the stage back.
     __syncwarp();
   } else {
@@ -296,8 +297,8 @@ PTX_FN void attention_sm90_compute(const SeqparAttentionSm90& p, const Attention
   const auto release = [&](uint32_t barrier) {
     if (lane == 0) ptx::mbar_arrive(barrier);
   };
-  RingPosition<Variant::kStages> ring;
-  uint32_t q_phase = 0;
+  RingSlot ring;
+  uint32_t q_parity = 0;
   turns.begin();
   for (int index = blockIdx.x; index < attention_sm90_tiles(p.base); index += gridDim.x) {
     const AttentionSm90Tile tile = attention_sm90_tile<Variant>(p.base, index);
@@ -306,62 +307,62 @@ PTX_FN void attention_sm90_compute(const SeqparAttentionSm90& p, const Attention
     SoftmaxState state;
     float o[HeadSm90<kDim>::kValueColumns / 2];
     load_state(p.base, queries, at, lane, state, o);
-    mbar_wait(shared.q_full(), q_phase);
-    q_phase ^= 1;
+    mbar_wait(shared.q_full(), q_parity);
+    q_parity ^= 1;
     KeyTiles<Variant::kKeys> keys;
     if (keys.next(p.base, tile.b)) {
       float scores[Variant::kKeys / 2];
       uint32_t weights[Variant::kKeys / 16][4];
       float factor[2];
-      mbar_wait(shared.k_full(ring.stage), ring.phase);
+      mbar_wait(shared.k_full(ring.slot), ring.parity);
       if (gave_up<Variant>(p.base, shared, keys)) return;
       ptx::wgmma_fence();
-      issue_scores<kDim, kRows>(type, scores, shared.q(), 64 * group, shared.k(ring.stage));
+      issue_scores<kDim, kRows>(type, scores, shared.q(), 64 * group, shared.k(ring.slot));
       ptx::wgmma_commit();
       ptx::wgmma_wait<0>();
-      release(shared.k_empty(ring.stage));
+      release(shared.k_empty(ring.slot));
       mask_tile<Variant>(p, shared, keys, ring, q, scores);
       fold_sums(state, q);
       online_softmax(scores, state, factor, p.base.scale_log2);
       rescale_rows(o, factor);
       pack_weights(type, scores, weights);
-      RingPosition<Variant::kStages> before = ring;
-      ring.advance();
+      RingSlot before = ring;
+      advance<Variant::kStages>(ring);
       while (keys.next(p.base, tile.b)) {
-        mbar_wait(shared.k_full(ring.stage), ring.phase);
+        mbar_wait(shared.k_full(ring.slot), ring.parity);
         if (gave_up<Variant>(p.base, shared, keys)) {
           // No load may land after the block has gone.
-          mbar_wait(shared.v_full(before.stage), before.phase);
+          mbar_wait(shared.v_full(before.slot), before.parity);
           return;
         }
         turns.take();
         ptx::wgmma_fence();
-        issue_scores<kDim, kRows>(type, scores, shared.q(), 64 * group, shared.k(ring.stage));
+        issue_scores<kDim, kRows>(type, scores, shared.q(), 64 * group, shared.k(ring.slot));
         ptx::wgmma_commit();
-        mbar_wait(shared.v_full(before.stage), before.phase);
+        mbar_wait(shared.v_full(before.slot), before.parity);
         ptx::wgmma_fence();
-        issue_values<kDim>(type, o, weights, shared.v(before.stage));
+        issue_values<kDim>(type, o, weights, shared.v(before.slot));
         ptx::wgmma_commit();
         turns.pass();
         ptx::wgmma_wait<1>();
-        release(shared.k_empty(ring.stage));
+        release(shared.k_empty(ring.slot));
         mask_tile<Variant>(p, shared, keys, ring, q, scores);
         if (keys.enters_segment()) fold_sums(state, q);
         online_softmax(scores, state, factor, p.base.scale_log2);
         ptx::wgmma_wait<0>();
-        release(shared.v_empty(before.stage));
+        release(shared.v_empty(before.slot));
         rescale_rows(o, factor);
         pack_weights(type, scores, weights);
         before = ring;
-        ring.advance();
+        advance<Variant::kStages>(ring);
       }
       release(shared.q_empty());
-      mbar_wait(shared.v_full(before.stage), before.phase);
+      mbar_wait(shared.v_full(before.slot), before.parity);
       ptx::wgmma_fence();
-      issue_values<kDim>(type, o, weights, shared.v(before.stage));
+      issue_values<kDim>(type, o, weights, shared.v(before.slot));
       ptx::wgmma_commit();
       ptx::wgmma_wait<0>();
-      release(shared.v_empty(before.stage));
+      release(shared.v_empty(before.slot));
     } else {
       release(shared.q_empty());
     }

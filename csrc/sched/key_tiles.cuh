@@ -2,7 +2,7 @@
 // tiles cut from each segment's start. Segments without keys are passed over.
 #pragma once
 #include "../../include/seqpar_kernels.h"
-#include "../ptx/ptx.cuh"
+#include "../common/method.cuh"
 
 // Keys of the segment that count for sample b: its length, cut by the sample's key length.
 PTX_FN int keys_of_segment(const SeqparAttention& p, int segment, int b) {
@@ -23,7 +23,7 @@ struct KeyTiles {
   int keys = 0;
 
   // Moves to the next tile, at first to the first one; false past the last.
-  PTX_FN bool next(const SeqparAttention& p, int b) {
+  PTX_METHOD bool next(const SeqparAttention& p, int b) {
     ++tile;
     if (tile * kKeys < keys) return true;
     tile = 0;
@@ -34,6 +34,6 @@ struct KeyTiles {
     return true;
   }
   // Keys of the segment from this tile's first on; less than kKeys in a ragged tile.
-  PTX_FN int left() const { return keys - tile * kKeys; }
-  PTX_FN bool enters_segment() const { return tile == 0; }
+  PTX_METHOD int left() const { return keys - tile * kKeys; }
+  PTX_METHOD bool enters_segment() const { return tile == 0; }
 };

@@ -4,6 +4,7 @@
 #pragma once
 #include "../../include/seqpar_kernels.h"
 #include "../common/element.cuh"
+#include "../common/view.cuh"
 #include "online_softmax.cuh"
 
 struct AttentionRows {
@@ -12,30 +13,26 @@ struct AttentionRows {
   int first; /* row of the warp's first in its segment */
 };
 
-PTX_FN float* row_scalar(uint64_t address, int64_t batch, int64_t head, const AttentionRows& at, int row) {
-  return reinterpret_cast<float*>(address) + at.b * batch + at.head * head + row;
-}
-
-PTX_FN float* carried_row(const SeqparView& o, const AttentionRows& at, int row) {
-  return reinterpret_cast<float*>(o.address) + at.b * o.batch + row * o.row + at.head * o.head;
+PTX_FN float* row_scalar(uint64_t address, int64_t batch, int64_t head, const AttentionRows& rows, int row) {
+  return reinterpret_cast<float*>(address) + rows.b * batch + rows.head * head + row;
 }
 
 // State before the first key, or the one an earlier launch left.
 template <int N>
-PTX_FN void load_state(const SeqparAttention& p, const SeqparQuerySegment& s, const AttentionRows& at, int lane,
+PTX_FN void load_state(const SeqparAttention& p, const SeqparQuerySegment& s, const AttentionRows& rows, int lane,
                        SoftmaxState& state, float (&o)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) o[i] = 0.0f;
   const int q = lane % 4;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int row = at.first + lane / 4 + 8 * h;
+    const int row = rows.first + lane / 4 + 8 * h;
     state.m[h] = negative_infinity();
     state.l[h] = 0.0f;
     if (!p.carry_in || row >= s.rows) continue;
-    state.m[h] = *row_scalar(s.m, s.m_batch, s.m_head, at, row);
-    if (q == 0) state.l[h] = *row_scalar(s.l, s.l_batch, s.l_head, at, row);
-    const float* src = carried_row(s.o, at, row);
+    state.m[h] = *row_scalar(s.m, s.m_batch, s.m_head, rows, row);
+    if (q == 0) state.l[h] = *row_scalar(s.l, s.l_batch, s.l_head, rows, row);
+    const float* src = at<float>(s.o, rows.b, row, rows.head);
 #pragma unroll
     for (int j = 0; j < N / 4; ++j) {
       if (8 * j >= p.head_dim) continue;
@@ -48,18 +45,18 @@ PTX_FN void load_state(const SeqparAttention& p, const SeqparQuerySegment& s, co
 
 // Leaves the state for a later launch; l has been folded.
 template <int N>
-PTX_FN void store_state(const SeqparAttention& p, const SeqparQuerySegment& s, const AttentionRows& at, int lane,
+PTX_FN void store_state(const SeqparAttention& p, const SeqparQuerySegment& s, const AttentionRows& rows, int lane,
                         const SoftmaxState& state, const float (&o)[N]) {
   const int q = lane % 4;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int row = at.first + lane / 4 + 8 * h;
+    const int row = rows.first + lane / 4 + 8 * h;
     if (row >= s.rows) continue;
     if (q == 0) {
-      *row_scalar(s.m, s.m_batch, s.m_head, at, row) = state.m[h];
-      *row_scalar(s.l, s.l_batch, s.l_head, at, row) = state.l[h];
+      *row_scalar(s.m, s.m_batch, s.m_head, rows, row) = state.m[h];
+      *row_scalar(s.l, s.l_batch, s.l_head, rows, row) = state.l[h];
     }
-    float* dst = carried_row(s.o, at, row);
+    float* dst = at<float>(s.o, rows.b, row, rows.head);
 #pragma unroll
     for (int j = 0; j < N / 4; ++j) {
       if (8 * j < p.head_dim) {
@@ -72,21 +69,20 @@ PTX_FN void store_state(const SeqparAttention& p, const SeqparQuerySegment& s, c
 // out = o/l and lse = ln(2)·(m + log2 l); a row without keys gives 0 and -inf. The four lanes of a
 // row exchange their pairs of columns, so that each stores 16 bytes.
 template <class Element, int N>
-PTX_FN void store_result(Element type, const SeqparAttention& p, const SeqparQuerySegment& s, const AttentionRows& at,
+PTX_FN void store_result(Element type, const SeqparAttention& p, const SeqparQuerySegment& s, const AttentionRows& rows,
                          int lane, const SoftmaxState& state, const float (&o)[N]) {
   const int q = lane % 4;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int row = at.first + lane / 4 + 8 * h;
+    const int row = rows.first + lane / 4 + 8 * h;
     const float l = quad_sum(state.l[h]);
     const bool empty = l == 0.0f;
     const float inverse = empty ? 0.0f : ptx::rcp(l);
     if (q == 0 && row < s.rows) {
       const float log = (state.m[h] + ptx::lg2(l)) * 0.693147180559945309f;
-      *row_scalar(s.lse, s.lse_batch, s.lse_head, at, row) = empty ? negative_infinity() : log;
+      *row_scalar(s.lse, s.lse_batch, s.lse_head, rows, row) = empty ? negative_infinity() : log;
     }
-    uint16_t* out = reinterpret_cast<uint16_t*>(s.out.address) + at.b * s.out.batch + row * s.out.row +
-                    at.head * s.out.head;
+    uint16_t* out = at<uint16_t>(s.out, rows.b, row, rows.head);
 #pragma unroll
     for (int group = 0; group < (N / 4 + 3) / 4; ++group) {
       uint32_t words[4];
