@@ -328,8 +328,9 @@ PTX_FN void attention_sm90_compute(const SeqparAttentionSm90& p, const Attention
       pack_weights(type, scores, weights);
       RingSlot before = ring;
       advance<Variant::kStages>(ring);
-      while (keys.next(p.base, tile.b)) {
-        mbar_wait(shared.k_full(ring.slot), ring.parity);
+      bool more = keys.next(p.base, tile.b);
+      if (more) mbar_wait(shared.k_full(ring.slot), ring.parity);
+      while (more) {
         if (gave_up<Variant>(p.base, shared, keys)) {
           // No load may land after the block has gone.
           mbar_wait(shared.v_full(before.slot), before.parity);
@@ -349,12 +350,17 @@ PTX_FN void attention_sm90_compute(const SeqparAttentionSm90& p, const Attention
         mask_tile<Variant>(p, shared, keys, ring, q, scores);
         if (keys.enters_segment()) fold_sums(state, q);
         online_softmax(scores, state, factor, p.base.scale_log2);
-        ptx::wgmma_wait<0>();
-        release(shared.v_empty(before.slot));
-        rescale_rows(o, factor);
-        pack_weights(type, scores, weights);
+        const RingSlot done = before;
         before = ring;
         advance<Variant::kStages>(ring);
+        // Between the softmax and the wait for the multiplication beside it, not after: a loop, across
+        // which the compiler moves neither.
+        more = keys.next(p.base, tile.b);
+        if (more) mbar_wait(shared.k_full(ring.slot), ring.parity);
+        ptx::wgmma_wait<0>();
+        release(shared.v_empty(done.slot));
+        rescale_rows(o, factor);
+        pack_weights(type, scores, weights);
       }
       release(shared.q_empty());
       mbar_wait(shared.v_full(before.slot), before.parity);

@@ -63,24 +63,22 @@ template <int kDim, int kRows, class Element, int N>
 PTX_FN void issue_scores(Element type, float (&scores)[N], uint32_t q_tile, int first_row, uint32_t k_tile) {
   using Q = KMajorTile<kDim, kRows>;
   using K = KMajorTile<kDim, 2 * N>;
+  const uint64_t q = matrix_descriptor(q_tile + first_row * 128, 16, 1024, Swizzle::k128);
+  const uint64_t k = matrix_descriptor(k_tile, 16, 1024, Swizzle::k128);
 #pragma unroll
-  for (int block = 0; block < Q::kBlocks; ++block) {
-    const uint32_t q = q_tile + block * Q::kBlockBytes + first_row * 128;
-    const uint32_t k = k_tile + block * K::kBlockBytes;
-#pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      ptx::wgmma_ss<0, 0>(type, scores, matrix_descriptor(q + 32 * step, 16, 1024, Swizzle::k128),
-                          matrix_descriptor(k + 32 * step, 16, 1024, Swizzle::k128), block + step != 0);
-    }
+  for (int step = 0; step < 4 * Q::kBlocks; ++step) {
+    const int block = step / 4, column_bytes = 32 * (step % 4);
+    ptx::wgmma_ss<0, 0>(type, scores, descriptor_at(q, block * Q::kBlockBytes + column_bytes),
+                        descriptor_at(k, block * K::kBlockBytes + column_bytes), step != 0);
   }
   if constexpr (HeadSm90<kDim>::kTailColumns != 0) {
     constexpr Swizzle kSwizzle = kSwizzleOf<HeadSm90<kDim>::kTailColumns>;
-    const uint32_t q = q_tile + Q::kTail + first_row * Q::kTailRowBytes;
-    const uint32_t k = k_tile + K::kTail;
+    const uint32_t q_tail = q_tile + Q::kTail + first_row * Q::kTailRowBytes;
+    const uint64_t qt = matrix_descriptor(q_tail, 16, 8 * Q::kTailRowBytes, kSwizzle);
+    const uint64_t kt = matrix_descriptor(k_tile + K::kTail, 16, 8 * K::kTailRowBytes, kSwizzle);
 #pragma unroll
     for (int step = 0; step < HeadSm90<kDim>::kTailColumns / 16; ++step) {
-      ptx::wgmma_ss<0, 0>(type, scores, matrix_descriptor(q + 32 * step, 16, 8 * Q::kTailRowBytes, kSwizzle),
-                          matrix_descriptor(k + 32 * step, 16, 8 * K::kTailRowBytes, kSwizzle), 1);
+      ptx::wgmma_ss<0, 0>(type, scores, descriptor_at(qt, 32 * step), descriptor_at(kt, 32 * step), 1);
     }
   }
 }
@@ -90,9 +88,9 @@ template <int kDim, class Element, int N, int kSteps>
 PTX_FN void issue_values(Element type, float (&o)[N], const uint32_t (&weights)[kSteps][4], uint32_t v_tile) {
   using V = ValueTile<kDim>;
   constexpr Swizzle kSwizzle = kSwizzleOf<HeadSm90<kDim>::kValueBlock>;
+  const uint64_t v = matrix_descriptor(v_tile, V::kBlockBytes, 8 * V::kRowBytes, kSwizzle);
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
-    const uint32_t v = v_tile + step * 16 * V::kRowBytes;
-    ptx::wgmma_rs<1>(type, o, weights[step], matrix_descriptor(v, V::kBlockBytes, 8 * V::kRowBytes, kSwizzle), 1);
+    ptx::wgmma_rs<1>(type, o, weights[step], descriptor_at(v, step * 16 * V::kRowBytes), 1);
   }
 }
