@@ -90,6 +90,7 @@ struct GemmSm90 {
           ptx::mbar_arrive(full(ring.slot));
           return;
         }
+        ptx::fence_proxy_async_global();
       }
       for (int block = 0; block < k_blocks; block++) {
         const uint32_t bar = full(ring.slot), a = base + ring.slot * kStageBytes;

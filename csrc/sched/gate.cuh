@@ -15,8 +15,8 @@ PTX_FN void report_closed_gate(uint64_t status, int wait, uint32_t expected, uin
   ptx::st_release_sys(&report->code, 1);
 }
 
-// False if the gate is still closed after timeout_ns; then the status says so. By one thread; what
-// it reads through TMA afterwards is ordered after the gate.
+// False if the gate is still closed after timeout_ns; then the status says so. By one thread; before
+// it reads the data by TMA it needs a proxy fence besides.
 PTX_FN bool wait_for_gate(const SeqparGate& gate, int index, uint64_t status, uint64_t timeout_ns) {
   if (gate.flag == 0) return true;
   const auto* flag = reinterpret_cast<const uint32_t*>(gate.flag);
@@ -31,6 +31,5 @@ PTX_FN bool wait_for_gate(const SeqparGate& gate, int index, uint64_t status, ui
     ptx::sleep_ns(64);
     seen = ptx::ld_acquire_sys(flag);
   }
-  ptx::fence_proxy_async_global();
   return true;
 }
