@@ -247,4 +247,12 @@ typedef struct SeqparGemm {
   int32_t first_chunk; /* chunk visited first; the others follow in ring order */
 } SeqparGemm;
 
+/* The same with operands loaded by TMA: 128-byte swizzle, boxes of 64 k by the tile's rows or
+ * columns. a_maps[i] is chunk i as (k, rows, batch), w_maps[j] is part j as (k, cols). */
+typedef struct SeqparGemmSm90 {
+  SeqparGemm gemm;
+  SeqparTensorMap a_maps[SEQPAR_MAX_GEMM_CHUNKS];
+  SeqparTensorMap w_maps[SEQPAR_MAX_GEMM_PARTS];
+} SeqparGemmSm90;
+
 #endif
