@@ -144,7 +144,7 @@ typedef struct SeqparAttentionSm90 {
   SeqparTensorMap v[SEQPAR_MAX_KEY_SEGMENTS];
   SeqparAttention base;
   int32_t masked; /* 1: a segment has a mask, or samples have key lengths */
-  int32_t reserved;
+  int32_t reserved[9];
 } SeqparAttentionSm90;
 
 /* ---- qk norm and rotary embedding, in place ---- */
@@ -250,9 +250,9 @@ typedef struct SeqparGemm {
 /* The same with operands loaded by TMA: 128-byte swizzle, boxes of 64 k by the tile's rows or
  * columns. a_maps[i] is chunk i as (k, rows, batch), w_maps[j] is part j as (k, cols). */
 typedef struct SeqparGemmSm90 {
-  SeqparGemm gemm;
   SeqparTensorMap a_maps[SEQPAR_MAX_GEMM_CHUNKS];
   SeqparTensorMap w_maps[SEQPAR_MAX_GEMM_PARTS];
+  SeqparGemm gemm;
 } SeqparGemmSm90;
 
 #endif

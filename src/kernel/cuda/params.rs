@@ -124,6 +124,19 @@ pub struct SeqparAttention {
     pub scale_log2: f32,
 }
 #[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct SeqparAttentionSm90 {
+    pub q: [SeqparTensorMap; 4usize],
+    pub q_tail: [SeqparTensorMap; 4usize],
+    pub k: [SeqparTensorMap; 16usize],
+    pub k_tail: [SeqparTensorMap; 16usize],
+    pub v: [SeqparTensorMap; 16usize],
+    pub base: SeqparAttention,
+    pub masked: i32,
+    pub reserved: i32,
+}
+#[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct SeqparQkNormRope {
     pub q: SeqparView,
@@ -214,4 +227,12 @@ pub struct SeqparGemm {
     pub out_f32: i32,
     pub head_cols: i32,
     pub first_chunk: i32,
+}
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct SeqparGemmSm90 {
+    pub gemm: SeqparGemm,
+    pub a_maps: [SeqparTensorMap; 16usize],
+    pub w_maps: [SeqparTensorMap; 4usize],
 }
