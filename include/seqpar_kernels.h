@@ -134,6 +134,19 @@ typedef struct SeqparAttention {
   float scale_log2; /* scale * log2(e) */
 } SeqparAttention;
 
+/* The same for the sm_90a kernels, whose loads go through tensor maps. Each map has rank 4, dims
+ * (D, rows or keys, heads, B), and the box of the variant (csrc/tile/head_sm90.cuh). */
+typedef struct SeqparAttentionSm90 {
+  SeqparTensorMap q[SEQPAR_MAX_QUERY_SEGMENTS];
+  SeqparTensorMap q_tail[SEQPAR_MAX_QUERY_SEGMENTS]; /* the columns past the last whole 64, if any */
+  SeqparTensorMap k[SEQPAR_MAX_KEY_SEGMENTS];
+  SeqparTensorMap k_tail[SEQPAR_MAX_KEY_SEGMENTS];
+  SeqparTensorMap v[SEQPAR_MAX_KEY_SEGMENTS];
+  SeqparAttention base;
+  int32_t masked; /* 1: a segment has a mask, or samples have key lengths */
+  int32_t reserved;
+} SeqparAttentionSm90;
+
 /* ---- qk norm and rotary embedding, in place ---- */
 
 typedef struct SeqparQkNormRope {
@@ -211,8 +224,11 @@ typedef struct SeqparGemmChunk {
   int32_t first_tile; /* row tiles of the chunks before it, all samples */
 } SeqparGemmChunk;
 
-enum { SEQPAR_EPILOGUE_NONE, SEQPAR_EPILOGUE_GELU, SEQPAR_EPILOGUE_SILU, SEQPAR_EPILOGUE_RESIDUAL,
-       SEQPAR_EPILOGUE_GATED_RESIDUAL };
+#define SEQPAR_EPILOGUE_NONE 0
+#define SEQPAR_EPILOGUE_GELU 1
+#define SEQPAR_EPILOGUE_SILU 2
+#define SEQPAR_EPILOGUE_RESIDUAL 3
+#define SEQPAR_EPILOGUE_GATED_RESIDUAL 4
 
 typedef struct SeqparGemm {
   SeqparGemmPart parts[SEQPAR_MAX_GEMM_PARTS];
