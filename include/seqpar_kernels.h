@@ -271,11 +271,13 @@ typedef struct SeqparGemmSm90 {
   SeqparTensorMap a_maps[SEQPAR_MAX_GEMM_CHUNKS];
   SeqparTensorMap w_maps[SEQPAR_MAX_GEMM_PARTS];
   SeqparGemm gemm;
+  uint64_t reserved;
 } SeqparGemmSm90;
 
 typedef struct SeqparGemmQkvSm90 {
   SeqparGemmSm90 tma;
   SeqparQkv qkv;
+  uint64_t reserved[7];
 } SeqparGemmQkvSm90;
 
 #endif

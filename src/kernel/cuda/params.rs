@@ -134,7 +134,7 @@ pub struct SeqparAttentionSm90 {
     pub v: [SeqparTensorMap; 16usize],
     pub base: SeqparAttention,
     pub masked: i32,
-    pub reserved: i32,
+    pub reserved: [i32; 9usize],
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -229,10 +229,37 @@ pub struct SeqparGemm {
     pub first_chunk: i32,
 }
 #[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct SeqparQkv {
+    pub norm_weight: [u64; 4usize],
+    pub cos: [u64; 16usize],
+    pub sin: [u64; 16usize],
+    pub cos_row: i64,
+    pub sin_row: i64,
+    pub turned: [i32; 4usize],
+    pub eps: f32,
+    pub halves: i32,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct SeqparGemmQkv {
+    pub gemm: SeqparGemm,
+    pub qkv: SeqparQkv,
+}
+#[repr(C)]
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct SeqparGemmSm90 {
-    pub gemm: SeqparGemm,
     pub a_maps: [SeqparTensorMap; 16usize],
     pub w_maps: [SeqparTensorMap; 4usize],
+    pub gemm: SeqparGemm,
+    pub reserved: u64,
+}
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct SeqparGemmQkvSm90 {
+    pub tma: SeqparGemmSm90,
+    pub qkv: SeqparQkv,
+    pub reserved: [u64; 7usize],
 }
