@@ -12,6 +12,7 @@
 
 mod adaln;
 mod attention;
+pub mod gemm;
 mod params;
 mod runs;
 
@@ -86,6 +87,28 @@ pub struct Launch {
     pub maps: Vec<(usize, TensorMap)>,
 }
 
+/// A flag in device memory: what it guards is there once it has reached `epoch`, wraparound allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Address of a u32.
+    pub flag: u64,
+    /// Value that opens the gate.
+    pub epoch: u32,
+}
+
+/// What a launch that waits inside waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct Gates<'a> {
+    /// Gate of each piece; `None`: it is there before the launch.
+    pub arrivals: &'a [Option<Gate>],
+    /// Piece that is computed first; the others follow in ring order.
+    pub first_piece: usize,
+    /// Address of a `SeqparStatus`, mapped for the host: where a wait that ran out is reported.
+    pub status: u64,
+    /// Longest wait for one gate.
+    pub timeout_ns: u64,
+}
+
 /// The launches of one piece of `kernel`, in stream order. `operands` are those of
 /// [`Kernel::operands`]; those of other pieces may be empty.
 ///
@@ -101,6 +124,7 @@ pub fn launches(
     let why = |e: String| Error::Unsupported(format!("{} on CUDA: {e}", kernel.name()));
     match kernel {
         Kernel::Attention(spec) => attention::launches(spec, operands, device),
+        Kernel::Gemm(spec) => gemm::launches(spec, piece, operands, device, None),
         Kernel::NormModulate(spec) => adaln::norm_modulate(spec, operands, device),
         Kernel::GateResidual(spec) => adaln::gate_residual(spec, operands, device),
         Kernel::GateResidualNormModulate(spec) => adaln::gate_residual_norm_modulate(spec, operands, device),
