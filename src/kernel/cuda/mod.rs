@@ -13,13 +13,19 @@
 mod adaln;
 mod attention;
 pub mod gemm;
+mod lse_merge;
+mod pack;
 mod params;
+mod qk_norm_rope;
 mod runs;
+
+pub use lse_merge::{LseMerge, lse_merge};
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::check::{TensorView, check};
 use crate::kernel::spec::Kernel;
+use runs::in_shape;
 
 /// Code that a device can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,12 +128,22 @@ pub fn launches(
 ) -> Result<Vec<Launch>> {
     check(kernel, piece, operands)?;
     let why = |e: String| Error::Unsupported(format!("{} on CUDA: {e}", kernel.name()));
+    let wanted = kernel.operands();
+    let shaped = wanted.iter().zip(operands).map(|(want, tensors)| {
+        // A linear layer stores to strided heads as they are.
+        let shaped = |t: &TensorView| if let Kernel::Gemm(_) = kernel { Ok(*t) } else { in_shape(t, want.shape) };
+        let shaped: Result<Vec<_>, String> = tensors.iter().map(shaped).collect();
+        shaped.map_err(|e| why(format!("{}: {e}", want.name)))
+    });
+    let operands = &shaped.collect::<Result<Vec<_>>>()?;
     match kernel {
         Kernel::Attention(spec) => attention::launches(spec, operands, device),
         Kernel::Gemm(spec) => gemm::launches(spec, piece, operands, device, None),
         Kernel::NormModulate(spec) => adaln::norm_modulate(spec, operands, device),
         Kernel::GateResidual(spec) => adaln::gate_residual(spec, operands, device),
         Kernel::GateResidualNormModulate(spec) => adaln::gate_residual_norm_modulate(spec, operands, device),
+        Kernel::QkNormRope(spec) => qk_norm_rope::launches(spec, operands, device),
+        Kernel::Pack(spec) => pack::launches(spec, operands, device),
         _ => Err("there is no such kernel".into()),
     }
     .map_err(why)
