@@ -63,10 +63,8 @@ impl PinnedMemory {
     pub fn new(bytes: usize) -> Result<Self> {
         let mut data: *mut c_void = std::ptr::null_mut();
         // SAFETY: writes one pointer; freed in drop.
-        check(
-            unsafe { sys::cuMemHostAlloc(&mut data, bytes.max(1), sys::CU_MEMHOSTALLOC_DEVICEMAP) },
-            "cuMemHostAlloc",
-        )?;
+        let result = unsafe { sys::cuMemHostAlloc(&mut data, bytes.max(1), sys::CU_MEMHOSTALLOC_DEVICEMAP) };
+        check(result, "cuMemHostAlloc")?;
         // SAFETY: the allocation has that many bytes.
         unsafe { std::ptr::write_bytes(data.cast::<u8>(), 0, bytes) };
         Ok(Self { data: data.cast(), bytes })
