@@ -143,8 +143,8 @@ typedef struct SeqparAttentionSm90 {
   SeqparTensorMap k_tail[SEQPAR_MAX_KEY_SEGMENTS];
   SeqparTensorMap v[SEQPAR_MAX_KEY_SEGMENTS];
   SeqparAttention base;
-  int32_t masked; /* 1: a segment has a mask, or samples have key lengths */
-  int32_t reserved;
+  int32_t masked;      /* 1: a segment has a mask, or samples have key lengths */
+  int32_t reserved[9]; /* to a multiple of 64 bytes */
 } SeqparAttentionSm90;
 
 /* ---- qk norm and rotary embedding, in place ---- */
