@@ -224,8 +224,11 @@ typedef struct SeqparGemmChunk {
   int32_t first_tile; /* row tiles of the chunks before it, all samples */
 } SeqparGemmChunk;
 
-enum { SEQPAR_EPILOGUE_NONE, SEQPAR_EPILOGUE_GELU, SEQPAR_EPILOGUE_SILU, SEQPAR_EPILOGUE_RESIDUAL,
-       SEQPAR_EPILOGUE_GATED_RESIDUAL };
+#define SEQPAR_EPILOGUE_NONE 0
+#define SEQPAR_EPILOGUE_GELU 1
+#define SEQPAR_EPILOGUE_SILU 2
+#define SEQPAR_EPILOGUE_RESIDUAL 3
+#define SEQPAR_EPILOGUE_GATED_RESIDUAL 4
 
 typedef struct SeqparGemm {
   SeqparGemmPart parts[SEQPAR_MAX_GEMM_PARTS];
@@ -243,5 +246,13 @@ typedef struct SeqparGemm {
   int32_t head_cols; /* columns of a head in `out`: its strides jump there; 0: one head */
   int32_t first_chunk; /* chunk visited first; the others follow in ring order */
 } SeqparGemm;
+
+/* The same with operands loaded by TMA: 128-byte swizzle, boxes of 64 k by the tile's rows or
+ * columns. a_maps[i] is chunk i as (k, rows, batch), w_maps[j] is part j as (k, cols). */
+typedef struct SeqparGemmSm90 {
+  SeqparGemm gemm;
+  SeqparTensorMap a_maps[SEQPAR_MAX_GEMM_CHUNKS];
+  SeqparTensorMap w_maps[SEQPAR_MAX_GEMM_PARTS];
+} SeqparGemmSm90;
 
 #endif

@@ -18,9 +18,5 @@ template <int N>
 PTX_FN void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
-// Arrives at `bar` when all earlier copies of this thread are done; the count was planned for it.
-PTX_FN void cp_async_mbar_arrive_noinc(uint32_t bar) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(bar) : "memory");
-}
 
 }  // namespace ptx

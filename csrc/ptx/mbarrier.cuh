@@ -33,13 +33,7 @@ PTX_FN bool mbar_test_wait(uint32_t bar, uint32_t parity) {
                : "memory");
   return done;
 }
-// Arrives at `bar` of block `rank` of this cluster.
-PTX_FN void mbar_arrive_cluster(uint32_t bar, uint32_t rank) {
-  asm volatile("{\n.reg .b32 a;\nmapa.shared::cluster.u32 a, %0, %1;\n"
-               "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [a];\n}\n" ::"r"(bar), "r"(rank)
-               : "memory");
-}
-// Makes initialised barriers visible to the async proxy and the cluster.
+// Makes initialised barriers visible to the async proxy.
 PTX_FN void fence_mbar_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
 }  // namespace ptx

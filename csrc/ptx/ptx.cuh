@@ -10,7 +10,6 @@
 #include "types.cuh"
 #include "async_copy.cuh"
 #include "barrier.cuh"
-#include "cluster.cuh"
 #include "convert.cuh"
 #include "matrix.cuh"
 #include "mbarrier.cuh"

@@ -24,18 +24,6 @@ PTX_FN void tma_load_5d(uint32_t dst, const void* map, uint32_t bar, int c0, int
                "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
                : "memory");
 }
-// The same to dst and bar of every block of the cluster in `blocks`.
-PTX_FN void tma_load_multicast_3d(uint32_t dst, const void* map, uint32_t bar, uint16_t blocks, int c0, int c1, int c2) {
-  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%4, %5, %6}], [%2], %3;" ::"r"(dst),
-               "l"(map), "r"(bar), "h"(blocks), "r"(c0), "r"(c1), "r"(c2)
-               : "memory");
-}
-// The same to dst and bar of every block of the cluster in `blocks`.
-PTX_FN void tma_load_multicast_4d(uint32_t dst, const void* map, uint32_t bar, uint16_t blocks, int c0, int c1, int c2, int c3) {
-  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%4, %5, %6, %7}], [%2], %3;" ::"r"(dst),
-               "l"(map), "r"(bar), "h"(blocks), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
-               : "memory");
-}
 PTX_FN void tma_store_2d(const void* map, uint32_t src, int c0, int c1) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(src),
                "r"(c0), "r"(c1)
@@ -66,11 +54,6 @@ PTX_FN void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t ba
 }
 PTX_FN void bulk_store(void* dst, uint32_t src, uint32_t bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(dst), "r"(src), "r"(bytes) : "memory");
-}
-PTX_FN void bulk_reduce_add_f32(void* dst, uint32_t src, uint32_t bytes) {
-  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(dst), "r"(src),
-               "r"(bytes)
-               : "memory");
 }
 PTX_FN void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // Waits until at most N groups of this thread have not yet read their shared memory.

@@ -11,7 +11,6 @@
 
 mod adaln;
 mod attention;
-mod check;
 mod convert;
 mod embed;
 mod gemm;
@@ -26,6 +25,7 @@ pub use lanes::Isa;
 pub use tensor::Tensor;
 
 use crate::error::{Error, Result};
+use crate::kernel::check::{TensorView, check};
 use crate::kernel::spec::Kernel;
 
 /// Runs one piece of a kernel. `operands[i]` are the tensors of its `i`-th operand (see
@@ -48,7 +48,8 @@ pub fn run_piece_on(isa: Isa, kernel: &Kernel, piece: usize, operands: &[Vec<Ten
     if !isa.is_available() {
         return Err(Error::Unsupported(format!("this processor has no {}: use portable", isa.name())));
     }
-    check::check(kernel, piece, operands)?;
+    let views: Vec<Vec<TensorView>> = operands.iter().map(|t| t.iter().map(Tensor::view).collect()).collect();
+    check(kernel, piece, &views)?;
     match kernel {
         Kernel::Gemm(spec) => gemm::run(isa, spec, piece, operands, threads),
         Kernel::Attention(spec) => attention::run(isa, spec, operands, threads),

@@ -5,6 +5,7 @@
 
 use super::convert;
 use crate::dtype::Dtype;
+use crate::kernel::check::TensorView;
 
 /// A strided view of a leased buffer, `[B, rows, H, D]`.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +34,10 @@ impl Tensor {
     /// order; distinct indices of a written tensor are distinct elements.
     pub unsafe fn new(ptr: *mut u8, dtype: Dtype, shape: [usize; 4], strides: [usize; 4]) -> Self {
         Self { ptr, dtype, shape, strides }
+    }
+
+    pub(super) fn view(&self) -> TensorView {
+        TensorView { address: self.ptr as u64, dtype: self.dtype, shape: self.shape, strides: self.strides }
     }
 
     /// Element type.

@@ -1,12 +1,25 @@
 //! Checks a kernel's parameters and operands before any memory is touched: the unsafe code of
-//! this module relies on what is refused here.
+//! [`super::host`] and the kernels of [`super::cuda`] rely on what is refused here.
 
-use super::Tensor;
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::spec::{Attention, Epilogue, Gemm, Kernel, Operand};
 
+/// Where a tensor `[B, n, H, D]` lies: plain numbers, on whatever device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorView {
+    /// Address of the first element.
+    pub address: u64,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Extents.
+    pub shape: [usize; 4],
+    /// Distances in elements; the last is 1 wherever the last extent is above 1.
+    pub strides: [usize; 4],
+}
+
 /// Holds `operands` to the spec.
-pub(super) fn check(kernel: &Kernel, piece: usize, operands: &[Vec<Tensor>]) -> Result<()> {
+pub(super) fn check(kernel: &Kernel, piece: usize, operands: &[Vec<TensorView>]) -> Result<()> {
     let shape = |why: String| Error::Shape(format!("{}: {why}", kernel.name()));
     if piece >= kernel.pieces() {
         return Err(shape(format!("piece {piece} of {}", kernel.pieces())));
@@ -24,7 +37,7 @@ pub(super) fn check(kernel: &Kernel, piece: usize, operands: &[Vec<Tensor>]) -> 
     Ok(())
 }
 
-fn operand(want: &Operand, tensors: &[Tensor]) -> Result<(), String> {
+fn operand(want: &Operand, tensors: &[TensorView]) -> Result<(), String> {
     let elems: usize = want.shape.iter().product();
     let mut rows = 0;
     for tensor in tensors {
@@ -35,7 +48,7 @@ fn operand(want: &Operand, tensors: &[Tensor]) -> Result<(), String> {
         if shape[3] > 1 && tensor.strides[3] != 1 {
             return Err(format!("the last stride is {}: it must be 1", tensor.strides[3]));
         }
-        if !(tensor.ptr as usize).is_multiple_of(want.dtype.bytes()) {
+        if !tensor.address.is_multiple_of(want.dtype.bytes() as u64) {
             return Err(format!("not aligned for {}", want.dtype));
         }
         let samples = shape[0] == want.shape[0] || (want.broadcast && shape[0] == 1);

@@ -1,0 +1,4 @@
+#include "adaln.cuh"
+
+#include "../common/entry.cuh"
+#include "adaln.inl"

@@ -1,0 +1,15 @@
+// Variants of the sm_80 GEMM: dtype, tile.
+#include "gemm_sm80.cuh"
+
+#define GEMM_SM80(dtype, Type, rows, cols)                                        \
+  SEQPAR_KERNEL(gemm_sm80_##dtype##_m##rows##n##cols, SeqparGemm, 128, 2) {       \
+    GemmSm80<Type, rows, cols>::run(p);                                           \
+  }
+
+#define GEMM_SM80_TILES(dtype, Type) \
+  GEMM_SM80(dtype, Type, 128, 128)   \
+  GEMM_SM80(dtype, Type, 128, 64)    \
+  GEMM_SM80(dtype, Type, 64, 64)
+
+GEMM_SM80_TILES(bf16, Bf16Type)
+GEMM_SM80_TILES(f16, F16Type)
