@@ -143,8 +143,8 @@ typedef struct SeqparAttentionSm90 {
   SeqparTensorMap k_tail[SEQPAR_MAX_KEY_SEGMENTS];
   SeqparTensorMap v[SEQPAR_MAX_KEY_SEGMENTS];
   SeqparAttention base;
-  int32_t masked;      /* 1: a segment has a mask, or samples have key lengths */
-  int32_t reserved[9]; /* to a multiple of 64 bytes */
+  int32_t masked; /* 1: a segment has a mask, or samples have key lengths */
+  int32_t reserved[9];
 } SeqparAttentionSm90;
 
 /* ---- qk norm and rotary embedding, in place ---- */
@@ -247,12 +247,37 @@ typedef struct SeqparGemm {
   int32_t first_chunk; /* chunk visited first; the others follow in ring order */
 } SeqparGemm;
 
+/* QK norm and rotary embedding of the heads of each part, between the bias and the store; the
+ * parts' columns are whole heads. Without norm_weight a part has no norm. */
+typedef struct SeqparQkv {
+  uint64_t norm_weight[SEQPAR_MAX_GEMM_PARTS]; /* [D] of the tensors' type; 0: no norm */
+  uint64_t cos[SEQPAR_MAX_GEMM_CHUNKS];        /* f32 [rows, D/2] of each chunk */
+  uint64_t sin[SEQPAR_MAX_GEMM_CHUNKS];
+  int64_t cos_row;
+  int64_t sin_row;
+  int32_t turned[SEQPAR_MAX_GEMM_PARTS]; /* 1: with rotary embedding */
+  float eps;
+  int32_t halves; /* 1: (i, i + D/2) turn together, 0: (2i, 2i + 1) */
+} SeqparQkv;
+
+typedef struct SeqparGemmQkv {
+  SeqparGemm gemm;
+  SeqparQkv qkv;
+} SeqparGemmQkv;
+
 /* The same with operands loaded by TMA: 128-byte swizzle, boxes of 64 k by the tile's rows or
  * columns. a_maps[i] is chunk i as (k, rows, batch), w_maps[j] is part j as (k, cols). */
 typedef struct SeqparGemmSm90 {
-  SeqparGemm gemm;
   SeqparTensorMap a_maps[SEQPAR_MAX_GEMM_CHUNKS];
   SeqparTensorMap w_maps[SEQPAR_MAX_GEMM_PARTS];
+  SeqparGemm gemm;
+  uint64_t reserved;
 } SeqparGemmSm90;
+
+typedef struct SeqparGemmQkvSm90 {
+  SeqparGemmSm90 tma;
+  SeqparQkv qkv;
+  uint64_t reserved[7];
+} SeqparGemmQkvSm90;
 
 #endif

@@ -2,15 +2,7 @@
 #pragma once
 #include "../../include/seqpar_kernels.h"
 #include "element.cuh"
-
-template <class E>
-PTX_FN E* at(const SeqparView& view, int batch, int row) {
-  return reinterpret_cast<E*>(view.address) + batch * view.batch + row * view.row;
-}
-template <class E>
-PTX_FN E* at(const SeqparView& view, int batch, int row, int head) {
-  return at<E>(view, batch, row) + head * view.head;
-}
+#include "view.cuh"
 
 // The vector that row `row` of sample `batch` reads; `frame` 0 takes the second one.
 PTX_FN const uint4* vector_of(const SeqparVector& vector, int batch, int row, bool frame) {

@@ -12,8 +12,10 @@
 #include "../sched/gate.cuh"
 #include "../sched/gemm_tiles.cuh"
 #include "../tile/gemm_epilogue.cuh"
+#include "../tile/qkv_epilogue.cuh"
 
-template <class T, int Rows, int Cols>
+// HeadDim 0: without the transform of heads.
+template <class T, int Rows, int Cols, int HeadDim = 0>
 struct GemmSm80 {
   static constexpr int kRows = Rows;
   static constexpr int kCols = Cols;
@@ -37,6 +39,7 @@ struct GemmSm80 {
   static constexpr int kSmemBytes = kVerdict + 16;
 
   const SeqparGemm& p;
+  const SeqparQkv* qkv;
   unsigned char* smem;
   uint32_t base; // address of smem in the shared window
   GemmTile tile;
@@ -50,8 +53,9 @@ struct GemmSm80 {
   PTX_METHOD void load_rows(uint32_t to, const uint16_t* from, int64_t stride, int rows, int k_first) const {
     constexpr int kBlocks = kK / 8;
 #pragma unroll
-    for (int i = 0; i < Count * kBlocks / kThreads; i++) {
+    for (int i = 0; i < (Count * kBlocks + kThreads - 1) / kThreads; i++) {
       const int row = (i * kThreads + thread) / kBlocks, block = thread % kBlocks, k = k_first + block * 8;
+      if (Count * kBlocks % kThreads != 0 && row >= Count) break;
       const bool inside = row < rows && k < p.k;
       ptx::cp_async_16(to + offset(row, block), inside ? from + row * stride + k : from, inside ? 16 : 0);
     }
@@ -79,8 +83,13 @@ struct GemmSm80 {
         ptx::ldmatrix_x4(a[i], a_tile + offset(first_row + i * 16 + lane % 16, step * 2 + lane / 16));
 #pragma unroll
       for (int j = 0; j < kColBlocks; j += 2) {
+        const int row = first_col + j * 8 + lane % 8, k_half = step * 2 + lane / 8 % 2;
+        if (j + 1 == kColBlocks) {
+          ptx::ldmatrix_x2(w[j], w_tile + offset(row, k_half));
+          break;
+        }
         uint32_t two[4];
-        ptx::ldmatrix_x4(two, w_tile + offset(first_col + j * 8 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
+        ptx::ldmatrix_x4(two, w_tile + offset(row + lane / 16 * 8, k_half));
         w[j][0] = two[0];
         w[j][1] = two[1];
         w[j + 1][0] = two[2];
@@ -127,16 +136,29 @@ struct GemmSm80 {
         for (int below = 0; below < 2; below++) {
           unsigned char* to = row + below * 8 * Staging<Cols>::kPitch;
           const float x = s[2 * below] + b.x, y = s[2 * below + 1] + b.y;
-          if (p.out_f32 == 0) *reinterpret_cast<uint32_t*>(to + col * 2) = pack(T{}, x, y);
+          if (HeadDim > 0 || p.out_f32 == 0) *reinterpret_cast<uint32_t*>(to + col * 2) = pack(T{}, x, y);
           else if (col / (Cols / 2) == pass) *reinterpret_cast<float2*>(to + col % (Cols / 2) * 4) = {x, y};
         }
       }
   }
 
+  PTX_METHOD void transform_heads() const {
+    const HeadTransform<T> f(*qkv, tile);
+    if (f.is_identity()) return;
+    transform_staged_heads<T, Rows, Cols, HeadDim>(p, f, tile, tile.row, smem, thread / 32, kThreads / 32, thread % 32);
+    __syncthreads();
+  }
+
   PTX_METHOD void store(int pass) const {
     const int col = tile.col + pass * (Cols / 2);
-    if (p.out_f32) store_staged<T, Rows, Cols, true>(p, tile, tile.row, col, smem, thread, kThreads);
-    else store_staged<T, Rows, Cols, false>(p, tile, tile.row, col, smem, thread, kThreads);
+    if constexpr (HeadDim > 0) {
+      transform_heads();
+      store_staged<T, Rows, Cols, false>(p, SEQPAR_EPILOGUE_NONE, tile, tile.row, col, smem, thread, kThreads);
+    } else if (p.out_f32) {
+      store_staged<T, Rows, Cols, true>(p, p.epilogue, tile, tile.row, col, smem, thread, kThreads);
+    } else {
+      store_staged<T, Rows, Cols, false>(p, p.epilogue, tile, tile.row, col, smem, thread, kThreads);
+    }
   }
 
   // One thread waits for the block.
@@ -149,16 +171,16 @@ struct GemmSm80 {
     return *verdict != 0;
   }
 
-  PTX_METHOD static void run(const SeqparGemm& p) {
+  PTX_METHOD static void run(const SeqparGemm& p, const SeqparQkv* qkv = nullptr) {
     SMEM_EXTERN(window);
-    const GemmSm80 block{p, window, ptx::smem_u32(window), gemm_tile<Rows, Cols>(p, blockIdx.x),
+    const GemmSm80 block{p, qkv, window, ptx::smem_u32(window), gemm_tile<Rows, Cols>(p, blockIdx.x),
                          static_cast<int>(threadIdx.x)};
     if (!block.is_open()) return;
     load_bias<T, Cols>(p.parts[block.tile.part], block.tile.col, reinterpret_cast<float*>(window + kBias),
                        threadIdx.x, kThreads);
     float sums[kRowBlocks][kColBlocks][4] = {};
     block.multiply(sums);
-    for (int pass = 0; pass < (p.out_f32 ? 2 : 1); pass++) {
+    for (int pass = 0; pass < (HeadDim == 0 && p.out_f32 ? 2 : 1); pass++) {
       if (pass > 0) __syncthreads();
       block.stage_sums(sums, pass);
       __syncthreads();

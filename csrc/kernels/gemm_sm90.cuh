@@ -18,8 +18,10 @@
 #include "../sched/gemm_tiles.cuh"
 #include "../tile/descriptor.cuh"
 #include "../tile/gemm_epilogue.cuh"
+#include "../tile/qkv_epilogue.cuh"
 
-template <class T, int Cols, int Stages>
+// HeadDim 0: without the transform of heads.
+template <class T, int Cols, int Stages, int HeadDim = 0>
 struct GemmSm90 {
   static constexpr int kRows = 128;
   static constexpr int kHalfRows = 64; // of one multiplying warpgroup
@@ -44,6 +46,7 @@ struct GemmSm90 {
   static constexpr int kMultiplyRegs = 200;
 
   const SeqparGemmSm90& p;
+  const SeqparQkv* qkv;
   unsigned char* smem;
   uint32_t base; // address of smem in the shared window
   int tiles;
@@ -168,7 +171,7 @@ struct GemmSm90 {
     }
   }
 
-  PTX_METHOD int passes() const { return p.gemm.out_f32 ? 2 : 1; }
+  PTX_METHOD int passes() const { return HeadDim == 0 && p.gemm.out_f32 ? 2 : 1; }
 
   PTX_METHOD void give_staged(int half, int lane) const {
     __syncwarp();
@@ -207,12 +210,26 @@ struct GemmSm90 {
     load_bias<T, Cols>(p.gemm.parts[t.part], t.col, bias(), thread, kStoreWarps * 32);
   }
 
+  // The storing warps see each other's heads when this returns.
+  PTX_METHOD void transform_heads(const GemmTile& t, int half, int thread) const {
+    const HeadTransform<T> f(*qkv, t);
+    if (f.is_identity()) return;
+    transform_staged_heads<T, kHalfRows, Cols, HeadDim>(p.gemm, f, t, t.row + half * kHalfRows, staging(half),
+                                                        thread / 32, kStoreWarps, thread % 32);
+    ptx::bar_sync(1, kStoreWarps * 32);
+  }
+
   PTX_METHOD void store_half(const GemmTile& t, int half, int pass, int thread) const {
     const int row = t.row + half * kHalfRows, col = t.col + pass * (Cols / 2);
-    if (p.gemm.out_f32)
-      store_staged<T, kHalfRows, Cols, true>(p.gemm, t, row, col, staging(half), thread, kStoreWarps * 32);
-    else
-      store_staged<T, kHalfRows, Cols, false>(p.gemm, t, row, col, staging(half), thread, kStoreWarps * 32);
+    constexpr int kLanes = kStoreWarps * 32;
+    if constexpr (HeadDim > 0) {
+      transform_heads(t, half, thread);
+      store_staged<T, kHalfRows, Cols, false>(p.gemm, SEQPAR_EPILOGUE_NONE, t, row, col, staging(half), thread, kLanes);
+    } else if (p.gemm.out_f32) {
+      store_staged<T, kHalfRows, Cols, true>(p.gemm, p.gemm.epilogue, t, row, col, staging(half), thread, kLanes);
+    } else {
+      store_staged<T, kHalfRows, Cols, false>(p.gemm, p.gemm.epilogue, t, row, col, staging(half), thread, kLanes);
+    }
   }
 
   PTX_METHOD void store_tiles(int thread, int lane) const {
@@ -239,10 +256,10 @@ struct GemmSm90 {
     }
   }
 
-  PTX_METHOD static void run(const SeqparGemmSm90& p) {
+  PTX_METHOD static void run(const SeqparGemmSm90& p, const SeqparQkv* qkv = nullptr) {
     SMEM_EXTERN(window);
     const uint32_t start = ptx::smem_u32(window), base = (start + 1023) & ~1023u;
-    const GemmSm90 block{p, window + (base - start), base, gemm_tile_count(p.gemm), (p.gemm.k + kK - 1) / kK};
+    const GemmSm90 block{p, qkv, window + (base - start), base, gemm_tile_count(p.gemm), (p.gemm.k + kK - 1) / kK};
     const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     if (threadIdx.x == 0) block.init_barriers();
     __syncthreads();

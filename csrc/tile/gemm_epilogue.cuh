@@ -80,8 +80,8 @@ struct GemmSink {
   bool aligned; // groups of eight are at 16-byte boundaries in everything
   const SeqparGemmChunk& chunk;
 
-  PTX_METHOD GemmSink(const SeqparGemm& p, const GemmTile& tile)
-      : epilogue(p.epilogue), sample(tile.sample), part(tile.part), head_cols(p.head_cols),
+  PTX_METHOD GemmSink(const SeqparGemm& p, const GemmTile& tile, int epilogue)
+      : epilogue(epilogue), sample(tile.sample), part(tile.part), head_cols(p.head_cols),
         chunk(p.chunks[tile.chunk]) {
     aligned = is_aligned_16(chunk.out[part], F32 ? 4 : 2) && head_cols % kGroup == 0;
     if (epilogue >= SEQPAR_EPILOGUE_RESIDUAL) aligned = aligned && is_aligned_16(chunk.residual, 2);
@@ -141,12 +141,12 @@ struct GemmSink {
 // Stores the staged rows `row..row + Rows` of a tile's columns `col..`, as many as the output has.
 // Of `lanes` lanes this is the `lane`-th; the staged rows are visible to it.
 template <class T, int Rows, int Cols, bool F32>
-PTX_FN void store_staged(const SeqparGemm& p, const GemmTile& tile, int row, int col, const unsigned char* staged,
-                         int lane, int lanes) {
+PTX_FN void store_staged(const SeqparGemm& p, int epilogue, const GemmTile& tile, int row, int col,
+                         const unsigned char* staged, int lane, int lanes) {
   constexpr int kGroups = F32 ? Cols / 2 / kGroup : Cols / kGroup;
   constexpr int kGroupBytes = kGroup * (F32 ? 4 : 2);
   constexpr int kBatch = 4; // groups whose residual and gate are on their way at once
-  const GemmSink<T, F32> sink(p, tile);
+  const GemmSink<T, F32> sink(p, tile, epilogue);
   const int rows = sink.chunk.rows - row, cols = p.parts[tile.part].cols - col;
   for (int first = lane; first < Rows * kGroups; first += kBatch * lanes) {
     uint4 residual[kBatch] = {}, gate[kBatch] = {};

@@ -10,6 +10,9 @@ use super::{Device, Emulator, Options, Outcome};
 use crate::support::Rng;
 use crate::support::tensors::{Values, assert_same, concat, for_each_index};
 
+/// Operands that the kernels take as one tensor.
+const WHOLE: [&str; 7] = ["k", "v", "mask", "key_len", "lse", "m", "l"];
+
 /// How a kernel is launched; nothing here may change a bit, except the architecture.
 #[derive(Clone, Debug)]
 pub struct How {
@@ -58,7 +61,8 @@ pub fn emulate_outcome(
     let mut stored: Vec<Vec<Stored>> = Vec::new();
     for (i, (spec, values)) in specs.iter().zip(inputs).enumerate() {
         let poisoned = spec.mode == Mode::Write && how.alias.is_none_or(|(operand, _)| operand != i);
-        let parts = if how.split.is_some() { cut(values, &mut rng) } else { vec![values.clone()] };
+        let cuts = how.split.is_some() && !WHOLE.contains(&spec.name);
+        let parts = if cuts { cut(values, &mut rng) } else { vec![values.clone()] };
         stored.push(parts.iter().map(|part| Stored::new(&device, part, spec, how.strided, poisoned)).collect());
     }
     let mut views: Vec<Vec<TensorView>> = stored.iter().map(|parts| parts.iter().map(|part| part.view).collect()).collect();

@@ -11,6 +11,7 @@
 //! `tests/emulated_*.rs`, which execute the kernels' source.
 
 mod adaln;
+mod attention;
 mod params;
 mod runs;
 
@@ -99,6 +100,7 @@ pub fn launches(
     check(kernel, piece, operands)?;
     let why = |e: String| Error::Unsupported(format!("{} on CUDA: {e}", kernel.name()));
     match kernel {
+        Kernel::Attention(spec) => attention::launches(spec, operands, device),
         Kernel::NormModulate(spec) => adaln::norm_modulate(spec, operands, device),
         Kernel::GateResidual(spec) => adaln::gate_residual(spec, operands, device),
         Kernel::GateResidualNormModulate(spec) => adaln::gate_residual_norm_modulate(spec, operands, device),

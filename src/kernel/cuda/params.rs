@@ -124,6 +124,19 @@ pub struct SeqparAttention {
     pub scale_log2: f32,
 }
 #[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct SeqparAttentionSm90 {
+    pub q: [SeqparTensorMap; 4usize],
+    pub q_tail: [SeqparTensorMap; 4usize],
+    pub k: [SeqparTensorMap; 16usize],
+    pub k_tail: [SeqparTensorMap; 16usize],
+    pub v: [SeqparTensorMap; 16usize],
+    pub base: SeqparAttention,
+    pub masked: i32,
+    pub reserved: [i32; 9usize],
+}
+#[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct SeqparQkNormRope {
     pub q: SeqparView,
@@ -214,4 +227,39 @@ pub struct SeqparGemm {
     pub out_f32: i32,
     pub head_cols: i32,
     pub first_chunk: i32,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct SeqparQkv {
+    pub norm_weight: [u64; 4usize],
+    pub cos: [u64; 16usize],
+    pub sin: [u64; 16usize],
+    pub cos_row: i64,
+    pub sin_row: i64,
+    pub turned: [i32; 4usize],
+    pub eps: f32,
+    pub halves: i32,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct SeqparGemmQkv {
+    pub gemm: SeqparGemm,
+    pub qkv: SeqparQkv,
+}
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct SeqparGemmSm90 {
+    pub a_maps: [SeqparTensorMap; 16usize],
+    pub w_maps: [SeqparTensorMap; 4usize],
+    pub gemm: SeqparGemm,
+    pub reserved: u64,
+}
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct SeqparGemmQkvSm90 {
+    pub tma: SeqparGemmSm90,
+    pub qkv: SeqparQkv,
+    pub reserved: [u64; 7usize],
 }
