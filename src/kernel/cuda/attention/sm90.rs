@@ -41,15 +41,15 @@ pub struct RowTile {
     pub rows: u32,
     /// Blocks' worth of work.
     pub tiles: usize,
-    /// Times that the machine is filled, the last one perhaps in part.
-    pub waves: usize,
-    /// Time of all waves, in rows of one SM at the fastest variant's rate.
+    /// The most of them that one SM gets.
+    pub of_an_sm: usize,
+    /// Its time for them, in rows at the fastest variant's rate.
     pub cost: f64,
 }
 
 impl fmt::Display for RowTile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} rows: {} tiles, {} waves, cost {:.0}", self.rows, self.tiles, self.waves, self.cost)
+        write!(f, "{} rows: {} tiles, {} an SM, cost {:.0}", self.rows, self.tiles, self.of_an_sm, self.cost)
     }
 }
 
@@ -59,9 +59,8 @@ pub(super) fn row_tiles(heads: usize, rows: &[usize], dim: usize, device: &Devic
     let head = Head::of(dim)?;
     let choice = |&(tile_rows, rate): &(u32, f64)| {
         let tiles = heads * rows.iter().map(|n| n.div_ceil(tile_rows as usize)).sum::<usize>();
-        let resident = head.blocks_per_sm(tile_rows);
-        let waves = tiles.div_ceil((resident * device.sms.max(1)) as usize);
-        RowTile { rows: tile_rows, tiles, waves, cost: waves as f64 * f64::from(resident * tile_rows) / rate }
+        let of_an_sm = tiles.div_ceil(device.sms.max(1) as usize);
+        RowTile { rows: tile_rows, tiles, of_an_sm, cost: of_an_sm as f64 * f64::from(tile_rows) / rate }
     };
     let mut choices: Vec<RowTile> = head.variants.iter().map(choice).collect();
     choices.sort_by(|a, b| a.cost.total_cmp(&b.cost));
@@ -120,7 +119,7 @@ impl Head {
         let stages = self.stages(rows);
         let barriers = 8 * (2 + 5 * stages);
         let keep = 4 * stages * self.keys.div_ceil(32);
-        rows * row_bytes + stages * stage + barriers + keep + 4 + 1008
+        rows * row_bytes + stages * stage + barriers + keep + 4 * stages + 1008
     }
 
     fn maps(&self, p: &SeqparAttention, rows: u32, kv_heads: usize) -> Vec<(usize, TensorMap)> {
