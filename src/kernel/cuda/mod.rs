@@ -23,8 +23,10 @@ pub use lse_merge::{LseMerge, lse_merge};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::check::{TensorView, check};
-use crate::kernel::spec::Kernel;
+use crate::kernel::spec::{Attention, Kernel};
 use runs::in_shape;
+
+pub use attention::RowTile;
 
 /// Code that a device can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +111,7 @@ pub fn launches(kernel: &Kernel, piece: usize, operands: &[Vec<TensorView>], dev
     });
     let operands = &shaped.collect::<Result<Vec<_>>>()?;
     match kernel {
-        Kernel::Attention(spec) => attention::launches(spec, operands, device),
+        Kernel::Attention(spec) => attention::launches(spec, operands, device, &AttentionOptions::default()),
         Kernel::NormModulate(spec) => adaln::norm_modulate(spec, operands, device),
         Kernel::GateResidual(spec) => adaln::gate_residual(spec, operands, device),
         Kernel::GateResidualNormModulate(spec) => adaln::gate_residual_norm_modulate(spec, operands, device),
@@ -118,6 +120,52 @@ pub fn launches(kernel: &Kernel, piece: usize, operands: &[Vec<TensorView>], dev
         _ => Err("there is no such kernel".into()),
     }
     .map_err(why)
+}
+
+/// The row tiles that attention on sm_90a may choose from, the best first by the cost model.
+///
+/// # Errors
+/// Head dims that no kernel holds.
+pub fn attention_row_tiles(spec: &Attention, device: &Device) -> Result<Vec<RowTile>> {
+    attention::row_tiles(spec, device).map_err(|e| Error::Unsupported(format!("attention on CUDA: {e}")))
+}
+
+/// What a launch of attention may be told beyond its spec.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AttentionOptions {
+    /// Query rows of a block on sm_90a: 64, 128 or 192; `None`: the best by the cost model.
+    pub row_tile: Option<u32>,
+    /// For each key segment, what its keys, values and mask wait for; empty: nothing.
+    pub gates: Vec<Option<Gate>>,
+    /// Device address of a `SeqparStatus` for the first gate that does not open in time; 0: none.
+    pub status: u64,
+    /// How long a block waits for a gate.
+    pub timeout_ns: u64,
+}
+
+/// A flag in device memory: open once `flag - epoch`, as a signed difference, is 0 or more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Device address of the u32.
+    pub flag: u64,
+    /// What it is waited to reach.
+    pub epoch: u32,
+}
+
+/// [`launches`] of attention under `options`, none of which changes a bit of the result.
+///
+/// # Errors
+/// As [`launches`], and for options that do not fit the spec.
+pub fn attention_launches(
+    spec: &Attention,
+    operands: &[Vec<TensorView>],
+    device: &Device,
+    options: &AttentionOptions,
+) -> Result<Vec<Launch>> {
+    let kernel = Kernel::Attention(spec.clone());
+    check(&kernel, 0, operands)?;
+    attention::launches(spec, operands, device, options)
+        .map_err(|e| Error::Unsupported(format!("{} on CUDA: {e}", kernel.name())))
 }
 
 /// `bf16` or `f16`: what the kernels compute on.
