@@ -11,7 +11,7 @@ use seqpar::kernel::spec::{Attention, Kernel, KeySegment};
 use support::Rng;
 use support::tensors::{Values, assert_all_same, assert_close, assert_same, concat, largest, random_operands, truth};
 
-const ARCHS: [Arch; 1] = [Arch::Sm80];
+const ARCHS: [Arch; 2] = [Arch::Sm80, Arch::Sm90];
 const HALVES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
 const DIMS: [usize; 8] = [64, 72, 96, 128, 8, 40, 80, 120];
 
@@ -294,7 +294,8 @@ fn nan_and_infinity_stay_in_their_rows() {
                 inputs[i] = inputs[i].map(|[_, n, ..], x| if n == masked { f32::NAN } else { x });
             }
             let got = emulate(&kernel, &inputs, &how);
-            let strip = |v: &Values| v.map(|[_, n, h, _], x| if (n, h) == (3, 0) || (n, h) == (66, 1) { 0.0 } else { x });
+            let strip =
+                |v: &Values| v.map(|[_, n, h, _], x| if (n, h) == (3, 0) || (n, h) == (66, 1) { 0.0 } else { x });
             assert_same("the other rows", &strip(&got[1]), &strip(&want[1]));
             let row = got[1].slice(1, 3, 1).slice(2, 0, 1);
             assert!(row.data.iter().all(|x| x.is_nan()), "the row of a NaN query");

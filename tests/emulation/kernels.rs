@@ -3,7 +3,7 @@
 
 use seqpar::dtype::{Dtype, bf16_from_f32, bf16_to_f32, f16_from_f32, f16_to_f32};
 use seqpar::kernel::TensorView;
-use seqpar::kernel::cuda::{self, Arch};
+use seqpar::kernel::cuda::{self, Arch, AttentionOptions};
 use seqpar::kernel::spec::{Kernel, Mode, Operand};
 
 use super::{Device, Emulator, Options, Outcome};
@@ -24,12 +24,14 @@ pub struct How {
     pub split: Option<u64>,
     /// The first operand has the memory of the second.
     pub alias: Option<(usize, usize)>,
+    /// Query rows of a block of attention on sm_90a; `None`: the best by the cost model.
+    pub row_tile: Option<u32>,
 }
 
 impl How {
     pub fn seeded(arch: Arch, seed: u64) -> Self {
         let device = cuda::Device { arch, sms: 1 + (seed % 5) as u32 };
-        Self { device, options: Options::seeded(seed), strided: false, split: None, alias: None }
+        Self { device, options: Options::seeded(seed), strided: false, split: None, alias: None, row_tile: None }
     }
 
     pub fn random(arch: Arch, rng: &mut Rng) -> Self {
@@ -65,7 +67,8 @@ pub fn emulate_outcome(
         let parts = if cuts { cut(values, &mut rng) } else { vec![values.clone()] };
         stored.push(parts.iter().map(|part| Stored::new(&device, part, spec, how.strided, poisoned)).collect());
     }
-    let mut views: Vec<Vec<TensorView>> = stored.iter().map(|parts| parts.iter().map(|part| part.view).collect()).collect();
+    let mut views: Vec<Vec<TensorView>> =
+        stored.iter().map(|parts| parts.iter().map(|part| part.view).collect()).collect();
     if let Some((operand, memory_of)) = how.alias {
         views[operand] = views[memory_of].clone();
     }
@@ -74,7 +77,14 @@ pub fn emulate_outcome(
         let mine = |spec: &Operand| spec.piece.is_none_or(|of| of as usize == piece);
         let views: Vec<Vec<TensorView>> =
             specs.iter().zip(&views).map(|(spec, v)| if mine(spec) { v.clone() } else { Vec::new() }).collect();
-        let launches = cuda::launches(kernel, piece, &views, &how.device).unwrap_or_else(|e| panic!("{e}"));
+        let launches = match kernel {
+            Kernel::Attention(spec) => {
+                let options = AttentionOptions { row_tile: how.row_tile, ..AttentionOptions::default() };
+                cuda::attention_launches(spec, &views, &how.device, &options)
+            }
+            _ => cuda::launches(kernel, piece, &views, &how.device),
+        };
+        let launches = launches.unwrap_or_else(|e| panic!("{e}"));
         for launch in &launches {
             let outcome = device.run(launch, &how.options, None);
             let failed = !outcome.messages.is_empty();
@@ -148,8 +158,12 @@ impl Stored {
         let first = if strided && row > 1 { row_stride } else { 0 };
         let bytes = (first + strides[0] * shape[0]) * values.dtype.bytes();
         let address = device.alloc(bytes, spec.name);
-        let view =
-            TensorView { address: address + (first * values.dtype.bytes()) as u64, dtype: values.dtype, shape, strides };
+        let view = TensorView {
+            address: address + (first * values.dtype.bytes()) as u64,
+            dtype: values.dtype,
+            shape,
+            strides,
+        };
         let stored = Self { view, address, bytes };
         if !poisoned && shape[3] > 0 {
             for (run, data) in values.data.chunks(shape[3]).enumerate() {

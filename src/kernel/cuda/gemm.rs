@@ -15,8 +15,8 @@ use std::ops::Range;
 
 use bytemuck::Zeroable;
 
-use self::tiles::Tile;
 pub use self::qkv::{Heads, projection};
+use self::tiles::Tile;
 use super::adaln::Vectors;
 use super::params::{
     SEQPAR_EPILOGUE_GATED_RESIDUAL, SEQPAR_EPILOGUE_GELU, SEQPAR_EPILOGUE_NONE, SEQPAR_EPILOGUE_RESIDUAL,
@@ -381,7 +381,12 @@ fn tensor_maps(p: &SeqparGemm, tile: &Tile) -> Vec<(usize, TensorMap)> {
             rank: 3,
             dims: [p.k as u64, rows as u64, samples as u64, 1, 1],
             // One sample has no distance to a next one.
-            strides_bytes: [row_bytes, if view.batch == 0 { row_bytes * rows as u64 } else { view.batch as u64 * 2 }, 0, 0],
+            strides_bytes: [
+                row_bytes,
+                if view.batch == 0 { row_bytes * rows as u64 } else { view.batch as u64 * 2 },
+                0,
+                0,
+            ],
             boxes: [64, box_rows as u32, 1, 1, 1],
             swizzle: Swizzle::B128,
         }

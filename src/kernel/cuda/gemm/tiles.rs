@@ -83,7 +83,9 @@ pub fn estimates(device: &Device, shape: &Shape, dim: Option<usize>) -> Vec<Esti
     let of_arch = |tile: &Tile| tile.arch == device.arch;
     let tiles: Vec<Tile> = match dim {
         None => TILES.into_iter().filter(of_arch).collect(),
-        Some(dim) => HEAD_TILES.iter().filter(|(_, dims)| dims.contains(&dim)).map(|(t, _)| *t).filter(of_arch).collect(),
+        Some(dim) => {
+            HEAD_TILES.iter().filter(|(_, dims)| dims.contains(&dim)).map(|(t, _)| *t).filter(of_arch).collect()
+        }
     };
     let mut list: Vec<Estimate> = tiles.into_iter().map(|tile| estimate(tile, device, shape)).collect();
     list.sort_by(|a, b| a.cycles.total_cmp(&b.cycles));
