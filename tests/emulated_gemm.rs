@@ -4,12 +4,12 @@
 mod emulation;
 mod support;
 
-use emulation::linear::{Arrival, Linear, run};
+use emulation::linear::{Arrival, Linear, run, run_with};
 use emulation::{How, Options, emulate};
 use seqpar::dtype::Dtype;
 use seqpar::kernel::cuda::gemm::tiles::{Shape, Tile, estimates};
 use seqpar::kernel::cuda::{Arch, Device};
-use seqpar::kernel::spec::{Epilogue, Gemm, Kernel, Modulation};
+use seqpar::kernel::spec::{Epilogue, Gemm, Kernel, Modulation, QkNormRope, RopePairs};
 use support::Rng;
 use support::tensors::{Values, assert_all_same, assert_close, assert_same, half_ulp, largest, random_operands, truth};
 
@@ -67,16 +67,27 @@ fn assert_true(spec: &Gemm, inputs: &[Values], got: &[Values]) {
     let want = truth(&kernel, inputs);
     let plain = Gemm { epilogue: Epilogue::None, ..spec.clone() };
     let plain_kernel = Kernel::Gemm(plain.clone());
-    let mut of_plain = kernel.operands().into_iter().zip(inputs).filter(|(o, _)| !["residual", "gate", "frame"].contains(&o.name));
+    let mut of_plain =
+        kernel.operands().into_iter().zip(inputs).filter(|(o, _)| !["residual", "gate", "frame"].contains(&o.name));
     let plain_inputs: Vec<Values> = of_plain.by_ref().map(|(_, v)| v.clone()).collect();
     let sums = truth(&plain_kernel, &plain_inputs);
-    let sums_of = |name: &str| plain_kernel.operands().iter().zip(&sums).filter(|(o, _)| o.name == name).map(|(_, s)| s.clone()).collect::<Vec<_>>();
+    let sums_of = |name: &str| {
+        plain_kernel
+            .operands()
+            .iter()
+            .zip(&sums)
+            .filter(|(o, _)| o.name == name)
+            .map(|(_, s)| s.clone())
+            .collect::<Vec<_>>()
+    };
     let steepest = if let Epilogue::GatedResidual(_) = spec.epilogue { 2.5 } else { 1.2 };
     let rounded = spec.epilogue != Epilogue::None;
-    let outs = kernel.operands().iter().enumerate().filter(|(_, o)| o.name == "out").map(|(i, _)| i).collect::<Vec<_>>();
+    let outs =
+        kernel.operands().iter().enumerate().filter(|(_, o)| o.name == "out").map(|(i, _)| i).collect::<Vec<_>>();
     for (i, sums) in outs.into_iter().zip(sums_of("out")) {
         let arithmetic = 1e-5 * largest(&want[i]).max(1.0);
-        let tolerance = |j: usize| arithmetic + if rounded { steepest * half_ulp(spec.out_dtype, sums[j]) } else { 0.0 };
+        let tolerance =
+            |j: usize| arithmetic + if rounded { steepest * half_ulp(spec.out_dtype, sums[j]) } else { 0.0 };
         assert_close(&format!("operand {i} of {spec:?}"), &got[i], &want[i], tolerance);
     }
 }
@@ -160,12 +171,14 @@ fn rows_may_arrive_in_any_order() {
             let chunks = [rng.within(1, 140), 0, 64, rng.within(1, 60)];
             let spec = Gemm { batch: rng.within(1, 2), ..layer(Dtype::Bf16, &chunks, 136, &parts) };
             let inputs = random_operands(&Kernel::Gemm(spec.clone()), &mut rng);
-            let how = Linear { tile: Some(tile), head_dim: rng.chance(50).then_some(72), ..plainly(arch, rng.next() % 99) };
+            let how =
+                Linear { tile: Some(tile), head_dim: rng.chance(50).then_some(72), ..plainly(arch, rng.next() % 99) };
             let alone = run(&spec, &inputs, &how).clean("chunked");
             assert_true(&spec, &inputs, &alone);
             // An epoch is reached by a value after it, also where the counter has wrapped around.
             for (i, epoch) in [7, 0, 1, 0x8000_0000, u32::MAX].into_iter().enumerate() {
-                let how = Linear { first_piece: i % 4, epoch, options: Options::seeded(rng.next() % 99), ..how.clone() };
+                let how =
+                    Linear { first_piece: i % 4, epoch, options: Options::seeded(rng.next() % 99), ..how.clone() };
                 let scripted = Arrival::Scripted { seed: rng.next(), withheld: None };
                 for arrival in [Arrival::Preset, scripted] {
                     let how = Linear { arrival, ..how.clone() };
@@ -249,7 +262,9 @@ fn nan_and_infinity_stay_in_their_rows_and_columns() {
         dirty[0] = clean[0].map(|[_, c, _, k], x| if [c, k] == [149, 5] { f32::NAN } else { x });
         let how = How::seeded(arch, rng.next() % 99);
         let (want, got) = (emulate(&kernel, &clean, &how), emulate(&kernel, &dirty, &how));
-        let strip = |v: &Values| v.map(|[b, n, _, c], x| if [b, n] == [0, 69] || [b, n] == [1, 3] || c == 149 { 0.0 } else { x });
+        let strip = |v: &Values| {
+            v.map(|[b, n, _, c], x| if [b, n] == [0, 69] || [b, n] == [1, 3] || c == 149 { 0.0 } else { x })
+        };
         assert_same("the others", &strip(&got[3]), &strip(&want[3]));
         assert!(got[3].slice(0, 0, 1).slice(1, 69, 1).data.iter().all(|x| x.is_nan()));
         assert!(got[3].slice(3, 149, 1).data.iter().all(|x| x.is_nan()));
@@ -293,32 +308,71 @@ fn a_real_shape() {
     }
 }
 
+/// One wave of narrow tiles where wide ones would leave multiprocessors idle; else wide ones, which
+/// load less for each product.
 #[test]
-fn shared_memory_is_what_the_kernel_touches() {
-    let mut rng = fresh("gemm shared memory");
+fn the_choice_of_tiles_can_be_read() {
+    let device = Device { arch: Arch::Sm90, sms: 132 };
+    let of = |rows, cols| estimates(&device, &Shape { rows: vec![rows], cols: vec![cols], k: 1152 }, None);
+    assert_eq!(of(1024, 1152)[0].tile.cols, 128);
+    assert_eq!(of(65536, 8192)[0].tile.cols, 256);
+    let line = of(65536, 8192)[0].to_string();
+    assert!(line.starts_with("gemm_sm90 m128n256: 16384 tiles in 125 waves, "), "{line}");
+}
+
+/// The projection with QK norm and rotary embedding in its epilogue is the layer, then QkNormRope.
+#[test]
+fn the_fused_projection_equals_the_chain() {
+    let mut rng = fresh("gemm projection");
     for arch in ARCHS {
-        for tile in tiles(arch) {
-            let spec = layer(Dtype::Bf16, &[tile.rows], 64 * 8, &[tile.cols]);
+        for (head_dim, tile) in
+            [64, 72, 96, 128].into_iter().flat_map(|dim| head_tiles(arch, dim).into_iter().map(move |t| (dim, t)))
+        {
+            let (heads, kv_heads) = (rng.within(1, 3), rng.within(1, 2));
+            let parts = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim];
+            let spec = Gemm { batch: 2, ..layer(HALVES[rng.below(2)], &[70, 33], 72, &parts) };
             let inputs = random_operands(&Kernel::Gemm(spec.clone()), &mut rng);
-            let ran = run(&spec, &inputs, &Linear { tile: Some(tile), ..plainly(arch, 2) });
-            let (high, bytes) = (ran.outcomes[0].counters.shared_high as usize, tile.shared_bytes());
-            assert!(high <= bytes && high + 1024 + 16 >= bytes, "{tile:?} touches {high} of {bytes} bytes");
-            ran.clean("shared memory");
+            let rope = [None, Some(RopePairs::Interleaved), Some(RopePairs::Halves)][rng.below(3)];
+            let norm_eps = (rope.is_none() || rng.chance(70)).then_some(1e-6);
+            let transform =
+                QkNormRope { dtype: spec.dtype, batch: 2, rows: 70, heads, kv_heads, head_dim, norm_eps, rope };
+            let tables = [70, 33].map(|rows| tables(&QkNormRope { rows, ..transform.clone() }, &mut rng));
+            // Each piece has tables of its own; the weights are those of the first.
+            let weights = usize::from(norm_eps.is_some()) * 2;
+            let tables: Vec<Vec<Values>> =
+                tables.iter().map(|t| tables[0][..weights].iter().chain(&t[weights..]).cloned().collect()).collect();
+            let how = Linear {
+                tile: Some(tile),
+                head_dim: rng.chance(50).then_some(head_dim),
+                arrival: Arrival::Scripted { seed: rng.next(), withheld: None },
+                first_piece: 1,
+                ..plainly(arch, rng.next() % 99)
+            };
+            let what = format!("{transform:?} {how:?}");
+            let fused = run_with(&spec, &inputs, &how, Some((&transform, &tables))).clean(&what);
+            let plain = Linear { tile: None, head_dim: None, arrival: Arrival::Pieces, ..how };
+            let mut chain = run(&spec, &inputs, &plain).clean(&what);
+            for piece in 0..2 {
+                let (q, rows) = (6 + piece * 4 + 1, spec.chunks[piece]);
+                let kernel = Kernel::QkNormRope(QkNormRope { rows, ..transform.clone() });
+                let shaped = |v: &Values, heads| Values { shape: [2, rows, heads, head_dim], ..v.clone() };
+                let mut operands = vec![shaped(&chain[q], heads), shaped(&chain[q + 1], kv_heads)];
+                operands.extend(tables[piece].iter().cloned());
+                let after = emulate(&kernel, &operands, &How::seeded(arch, 3));
+                chain[q].data.clone_from(&after[0].data);
+                chain[q + 1].data.clone_from(&after[1].data);
+            }
+            assert_all_same(&what, &Kernel::Gemm(spec), &fused, &chain);
         }
     }
 }
 
-/// The model prefers full waves, then large tiles.
-#[test]
-fn the_choice_of_tiles_can_be_read() {
-    let device = Device { arch: Arch::Sm90, sms: 132 };
-    let best = |rows, cols| {
-        let list = estimates(&device, &Shape { rows: vec![rows], cols: vec![cols], k: 1152 }, None);
-        list.iter().for_each(|e| eprintln!("{rows} x {cols}: {e}"));
-        list[0].tile.cols
-    };
-    // 3456 columns are 24 tiles of 144 and 18 of 192: whole ones, unlike 13.5 of 256.
-    assert_eq!(best(16384, 3456), 192);
-    assert_eq!(best(1024, 432), 144);
-    assert_eq!(best(65536, 8192), 256);
+fn head_tiles(arch: Arch, dim: usize) -> Vec<Tile> {
+    let shape = Shape { rows: vec![1], cols: vec![1], k: 8 };
+    estimates(&Device { arch, sms: 1 }, &shape, Some(dim)).into_iter().map(|e| e.tile).collect()
+}
+
+/// The operands of QkNormRope after q and k.
+fn tables(transform: &QkNormRope, rng: &mut Rng) -> Vec<Values> {
+    random_operands(&Kernel::QkNormRope(transform.clone()), rng).split_off(2)
 }

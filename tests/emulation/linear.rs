@@ -2,9 +2,9 @@
 //! one's choice, outputs with heads apart, rows that arrive while the kernel runs.
 
 use seqpar::kernel::TensorView;
-use seqpar::kernel::cuda::gemm::{self, tiles::Tile};
+use seqpar::kernel::cuda::gemm::{self, Heads, tiles::Tile};
 use seqpar::kernel::cuda::{self, Gate, Gates, Launch};
-use seqpar::kernel::spec::{Gemm, Kernel, Mode};
+use seqpar::kernel::spec::{Gemm, Kernel, Mode, QkNormRope};
 
 use super::kernels::Stored;
 use super::{Device, Emulator, Options, Outcome};
@@ -59,6 +59,12 @@ impl Ran {
 }
 
 pub fn run(spec: &Gemm, inputs: &[Values], how: &Linear) -> Ran {
+    run_with(spec, inputs, how, None)
+}
+
+/// With the transform of heads in the epilogue, and for each piece what `QkNormRope` reads beside q
+/// and k; then in one launch.
+pub fn run_with(spec: &Gemm, inputs: &[Values], how: &Linear, transform: Option<(&QkNormRope, &[Vec<Values>])>) -> Ran {
     let device = Emulator::shared().device();
     let kernel = Kernel::Gemm(spec.clone());
     let specs = kernel.operands();
@@ -87,8 +93,14 @@ pub fn run(spec: &Gemm, inputs: &[Values], how: &Linear) -> Ran {
         let gate = |piece: usize| Some(Gate { flag: flags + 4 * piece as u64, epoch: how.epoch });
         let arrivals: Vec<Option<Gate>> = (0..spec.chunks.len()).map(gate).collect();
         let gates = Gates { arrivals: &arrivals, first_piece: how.first_piece, status, timeout_ns: TIMEOUT_NS };
-        let (launch, pieces) =
-            gemm::gated(spec, &views, &gates, &how.device, how.tile).unwrap_or_else(|e| panic!("{e}"));
+        let made = match transform {
+            None => gemm::gated(spec, &views, &gates, &how.device, how.tile),
+            Some((transform, tables)) => {
+                let tables = Tables::new(&device, transform, tables);
+                gemm::projection(spec, &views, transform, &tables.heads(), Some(&gates), &how.device, how.tile)
+            }
+        };
+        let (launch, pieces) = made.unwrap_or_else(|e| panic!("{e}"));
         ran.pieces = pieces;
         let rows: Vec<usize> = (0..specs.len()).filter(|&i| specs[i].name == "a").collect();
         let sources: Vec<Stored> =
@@ -137,4 +149,30 @@ fn launch_gated(
 fn heads(values: &Values, dim: usize) -> Values {
     let [b, n, _, cols] = values.shape;
     Values { shape: [b, n, cols / dim, dim], ..values.clone() }
+}
+
+/// What `QkNormRope` reads beside q and k, in device memory.
+struct Tables {
+    weights: Vec<Vec<TensorView>>,
+    cos: Vec<Vec<TensorView>>,
+    sin: Vec<Vec<TensorView>>,
+}
+
+impl Tables {
+    fn new(device: &Device<'_>, transform: &QkNormRope, pieces: &[Vec<Values>]) -> Self {
+        let operands = Kernel::QkNormRope(transform.clone()).operands().split_off(2);
+        let of = |name: &str, values: &[Values]| -> Vec<TensorView> {
+            let own = operands.iter().zip(values).filter(|(operand, _)| operand.name == name);
+            own.map(|(operand, values)| Stored::new(device, values, operand, false, false).view).collect()
+        };
+        Self {
+            weights: ["q_weight", "k_weight"].map(|name| of(name, &pieces[0])).to_vec(),
+            cos: pieces.iter().map(|values| of("cos", values)).collect(),
+            sin: pieces.iter().map(|values| of("sin", values)).collect(),
+        }
+    }
+
+    fn heads(&self) -> Heads<'_> {
+        Heads { q_weight: &self.weights[0], k_weight: &self.weights[1], cos: &self.cos, sin: &self.sin }
+    }
 }
