@@ -4,5 +4,6 @@
 //! [`crate::kernel::cuda::launches`] says.
 
 mod kernels;
+pub mod program;
 
 pub use kernels::Kernels;
