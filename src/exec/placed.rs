@@ -63,6 +63,17 @@ pub(super) fn gather<'a>(
     Ok(tensors.into_iter().map(|(name, (tensor, _))| (name, tensor)).collect())
 }
 
+/// What is said of an input that is not there.
+pub(super) fn missing(rank: usize, buffer: &Buffer) -> Error {
+    Error::Bind(match &buffer.placement {
+        Some(placement) => format!(
+            "input tensor \"{}\" is missing: expected {} {:?} (rank {rank}, buffer {})",
+            placement.tensor, buffer.dtype, placement.dims, buffer.name
+        ),
+        None => format!("input buffer {} of rank {rank} is not bound", buffer.name),
+    })
+}
+
 /// The placed buffers of a role: rank, index, buffer, placement.
 pub(super) fn placed(buffers: &[Vec<Buffer>], role: Role) -> impl Iterator<Item = (usize, usize, &Buffer, &Placement)> {
     let all =

@@ -297,14 +297,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Message `i` from a to b meets the `i`-th from a on b.
-    fn messages(
-        &mut self,
-        stream: StreamIndex,
-        rank: usize,
-        op: OpId,
-        comm: &Comm,
-        exchange: usize,
-    ) -> Result<()> {
+    fn messages(&mut self, stream: StreamIndex, rank: usize, op: OpId, comm: &Comm, exchange: usize) -> Result<()> {
         let mut taken: HashMap<usize, usize> = HashMap::new();
         for (access, transfer) in comm.transfers.iter().enumerate() {
             if transfer.direction != Direction::Recv {

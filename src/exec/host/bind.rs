@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::Prepared;
 use super::memory::{Bytes, Slot};
 use crate::error::{Error, Result};
-use crate::exec::placed::{check_tensor, for_each_run, gather, names, placed};
+use crate::exec::placed::{check_tensor, for_each_run, gather, missing, names, placed};
 use crate::exec::{HostTensor, Report};
 use crate::plan::{Buffer, BufferId, Placement, Role};
 
@@ -164,16 +164,6 @@ pub fn run_tensors(
     }
     let report = prepared.run(&mut bindings)?;
     Ok((bindings.gather()?, report))
-}
-
-fn missing(rank: usize, buffer: &Buffer) -> Error {
-    Error::Bind(match &buffer.placement {
-        Some(placement) => format!(
-            "input tensor \"{}\" is missing: expected {} {:?} (rank {rank}, buffer {})",
-            placement.tensor, buffer.dtype, placement.dims, buffer.name
-        ),
-        None => format!("input buffer {} of rank {rank} is not bound", buffer.name),
-    })
 }
 
 fn lend<'s>(bound: &'s mut Bound<'_>) -> Option<Slot<'s>> {

@@ -18,8 +18,10 @@ mod pack;
 mod params;
 mod qk_norm_rope;
 mod runs;
+mod sum;
 
 pub use lse_merge::{LseMerge, lse_merge};
+pub use sum::sum;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
