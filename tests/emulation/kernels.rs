@@ -152,9 +152,9 @@ impl Stored {
             (true, true) => (8, 16),
         };
         let head = shape[3] + head_gap;
-        let row_stride = if row == shape[2] { row } else { head * shape[2] + row_gap };
+        let row_stride = if row == 1 { 1 } else { head * shape[2] + row_gap };
         let strides = [row_stride * (shape[1] + usize::from(strided)), row_stride, head, 1];
-        let first = if strided && row > shape[2] { row_stride } else { 0 };
+        let first = if strided && row > 1 { row_stride } else { 0 };
         let bytes = (first + strides[0] * shape[0]) * values.dtype.bytes();
         let address = device.alloc(bytes, spec.name);
         let view =

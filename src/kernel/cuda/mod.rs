@@ -12,15 +12,20 @@
 
 mod adaln;
 mod attention;
+mod lse_merge;
+mod pack;
 mod params;
+mod qk_norm_rope;
 mod runs;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::check::{TensorView, check};
-use crate::kernel::spec::{Attention, Kernel};
+use crate::kernel::spec::{Attention, Kernel, Operand};
+use runs::in_shape;
 
 pub use attention::RowTile;
+pub use lse_merge::{LseMerge, lse_merge};
 
 /// Code that a device can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,11 +101,14 @@ pub struct Launch {
 pub fn launches(kernel: &Kernel, piece: usize, operands: &[Vec<TensorView>], device: &Device) -> Result<Vec<Launch>> {
     check(kernel, piece, operands)?;
     let why = |e: String| Error::Unsupported(format!("{} on CUDA: {e}", kernel.name()));
+    let operands = &shaped(kernel, operands).map_err(why)?;
     match kernel {
         Kernel::Attention(spec) => attention::launches(spec, operands, device, &AttentionOptions::default()),
         Kernel::NormModulate(spec) => adaln::norm_modulate(spec, operands, device),
         Kernel::GateResidual(spec) => adaln::gate_residual(spec, operands, device),
         Kernel::GateResidualNormModulate(spec) => adaln::gate_residual_norm_modulate(spec, operands, device),
+        Kernel::QkNormRope(spec) => qk_norm_rope::launches(spec, operands, device),
+        Kernel::Pack(spec) => pack::launches(spec, operands, device),
         _ => Err("there is no such kernel".into()),
     }
     .map_err(why)
@@ -148,8 +156,19 @@ pub fn attention_launches(
 ) -> Result<Vec<Launch>> {
     let kernel = Kernel::Attention(spec.clone());
     check(&kernel, 0, operands)?;
-    attention::launches(spec, operands, device, options)
+    shaped(&kernel, operands)
+        .and_then(|operands| attention::launches(spec, &operands, device, options))
         .map_err(|e| Error::Unsupported(format!("{} on CUDA: {e}", kernel.name())))
+}
+
+/// The operands in the shapes of the spec.
+fn shaped(kernel: &Kernel, operands: &[Vec<TensorView>]) -> Result<Vec<Vec<TensorView>>, String> {
+    let of_operand = |(want, tensors): (&Operand, &Vec<TensorView>)| {
+        // A linear layer stores to strided heads as they are.
+        let shaped = |t: &TensorView| if let Kernel::Gemm(_) = kernel { Ok(*t) } else { in_shape(t, want.shape) };
+        tensors.iter().map(shaped).collect::<Result<_, _>>().map_err(|e: String| format!("{}: {e}", want.name))
+    };
+    kernel.operands().iter().zip(operands).map(of_operand).collect()
 }
 
 /// `bf16` or `f16`: what the kernels compute on.
