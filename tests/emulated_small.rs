@@ -177,9 +177,8 @@ fn merge(a: &[Values], b: &[Values], rng: &mut Rng) -> (Values, Values) {
         piece: None,
         broadcast: false,
     };
-    let store = |values: &Values, mode: Mode| {
-        Stored::new(&device, values, &operand(values, mode), true, mode == Mode::Write)
-    };
+    let store =
+        |values: &Values, mode: Mode| Stored::new(&device, values, &operand(values, mode), true, mode == Mode::Write);
     let [out_a, out_b, out] = [store(&a[1], Mode::Read), store(&b[1], Mode::Read), store(&a[1], Mode::Write)];
     let [lse_a, lse_b, lse] = [store(&a[2], Mode::Read), store(&b[2], Mode::Read), store(&a[2], Mode::Write)];
     let operands = LseMerge {
@@ -215,6 +214,8 @@ fn what_the_kernels_do_not_hold_is_refused() {
     let heads = |spec: QkNormRope| Kernel::QkNormRope(QkNormRope { rows: 4, heads: 2, ..spec });
     let good = random_heads(&mut rng, 64);
     assert!(refused(&heads(QkNormRope { dtype: Dtype::F32, ..good.clone() }), &|_| {}).contains("use bf16 or f16"));
-    assert!(refused(&heads(QkNormRope { head_dim: 20, rope: None, ..good.clone() }), &|_| {}).contains("multiple of 8"));
+    assert!(
+        refused(&heads(QkNormRope { head_dim: 20, rope: None, ..good.clone() }), &|_| {}).contains("multiple of 8")
+    );
     assert!(refused(&heads(good), &|v| v.address += 2 * u64::from(v.dtype != Dtype::F32)).contains("16 bytes"));
 }

@@ -50,10 +50,10 @@ pub(super) fn gate_residual_norm_modulate(
     })
 }
 
-struct Vectors<'a> {
-    kind: Modulation,
-    count: usize,
-    operands: &'a Operands,
+pub(super) struct Vectors<'a> {
+    pub(super) kind: Modulation,
+    pub(super) count: usize,
+    pub(super) operands: &'a Operands,
 }
 
 struct Rows {
@@ -141,7 +141,7 @@ impl Rows {
 }
 
 impl Vectors<'_> {
-    fn vector(&self, which: usize, run: &std::ops::Range<usize>) -> Result<SeqparVector, String> {
+    pub(super) fn vector(&self, which: usize, run: &std::ops::Range<usize>) -> Result<SeqparVector, String> {
         let at = |i: usize, run: &std::ops::Range<usize>| view(&self.operands[i], run);
         let whole = 0..1;
         Ok(match self.kind {

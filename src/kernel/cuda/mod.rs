@@ -12,20 +12,22 @@
 
 mod adaln;
 mod attention;
+pub mod gemm;
 mod lse_merge;
 mod pack;
 mod params;
 mod qk_norm_rope;
 mod runs;
 
+pub use lse_merge::{LseMerge, lse_merge};
+
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::check::{TensorView, check};
-use crate::kernel::spec::{Attention, Kernel, Operand};
+use crate::kernel::spec::{Attention, Kernel};
 use runs::in_shape;
 
 pub use attention::RowTile;
-pub use lse_merge::{LseMerge, lse_merge};
 
 /// Code that a device can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,17 +95,39 @@ pub struct Launch {
     pub maps: Vec<(usize, TensorMap)>,
 }
 
+/// A flag in device memory: what it guards is there once it has reached `epoch`, wraparound allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Address of a u32.
+    pub flag: u64,
+    /// Value that opens the gate.
+    pub epoch: u32,
+}
+
+/// What a launch that waits inside waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct Gates<'a> {
+    /// Gate of each piece; `None`: it is there before the launch.
+    pub arrivals: &'a [Option<Gate>],
+    /// Piece that is computed first; the others follow in ring order.
+    pub first_piece: usize,
+    /// Address of a `SeqparStatus`, mapped for the host: where a wait that ran out is reported.
+    pub status: u64,
+    /// Longest wait for one gate.
+    pub timeout_ns: u64,
+}
+
 /// The launches of one piece of `kernel`, in stream order. `operands` are those of
 /// [`Kernel::operands`]; those of other pieces may be empty.
 ///
 /// # Errors
 /// Operands that do not fit the spec, and what the module refuses.
 pub fn launches(kernel: &Kernel, piece: usize, operands: &[Vec<TensorView>], device: &Device) -> Result<Vec<Launch>> {
-    check(kernel, piece, operands)?;
     let why = |e: String| Error::Unsupported(format!("{} on CUDA: {e}", kernel.name()));
-    let operands = &shaped(kernel, operands).map_err(why)?;
+    let operands = &checked(kernel, piece, operands)?;
     match kernel {
         Kernel::Attention(spec) => attention::launches(spec, operands, device, &AttentionOptions::default()),
+        Kernel::Gemm(spec) => gemm::launches(spec, piece, operands, device, None),
         Kernel::NormModulate(spec) => adaln::norm_modulate(spec, operands, device),
         Kernel::GateResidual(spec) => adaln::gate_residual(spec, operands, device),
         Kernel::GateResidualNormModulate(spec) => adaln::gate_residual_norm_modulate(spec, operands, device),
@@ -135,15 +159,6 @@ pub struct AttentionOptions {
     pub timeout_ns: u64,
 }
 
-/// A flag in device memory: open once `flag - epoch`, as a signed difference, is 0 or more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gate {
-    /// Device address of the u32.
-    pub flag: u64,
-    /// What it is waited to reach.
-    pub epoch: u32,
-}
-
 /// [`launches`] of attention under `options`, none of which changes a bit of the result.
 ///
 /// # Errors
@@ -155,20 +170,21 @@ pub fn attention_launches(
     options: &AttentionOptions,
 ) -> Result<Vec<Launch>> {
     let kernel = Kernel::Attention(spec.clone());
-    check(&kernel, 0, operands)?;
-    shaped(&kernel, operands)
-        .and_then(|operands| attention::launches(spec, &operands, device, options))
+    attention::launches(spec, &checked(&kernel, 0, operands)?, device, options)
         .map_err(|e| Error::Unsupported(format!("{} on CUDA: {e}", kernel.name())))
 }
 
-/// The operands in the shapes of the spec.
-fn shaped(kernel: &Kernel, operands: &[Vec<TensorView>]) -> Result<Vec<Vec<TensorView>>, String> {
-    let of_operand = |(want, tensors): (&Operand, &Vec<TensorView>)| {
+/// The operands, held to the spec and with the heads that it names.
+fn checked(kernel: &Kernel, piece: usize, operands: &[Vec<TensorView>]) -> Result<Vec<Vec<TensorView>>> {
+    check(kernel, piece, operands)?;
+    let wanted = kernel.operands();
+    let shaped = wanted.iter().zip(operands).map(|(want, tensors)| {
         // A linear layer stores to strided heads as they are.
         let shaped = |t: &TensorView| if let Kernel::Gemm(_) = kernel { Ok(*t) } else { in_shape(t, want.shape) };
-        tensors.iter().map(shaped).collect::<Result<_, _>>().map_err(|e: String| format!("{}: {e}", want.name))
-    };
-    kernel.operands().iter().zip(operands).map(of_operand).collect()
+        let shaped: Result<Vec<_>, String> = tensors.iter().map(shaped).collect();
+        shaped.map_err(|e| Error::Unsupported(format!("{} on CUDA: {}: {e}", kernel.name(), want.name)))
+    });
+    shaped.collect()
 }
 
 /// `bf16` or `f16`: what the kernels compute on.

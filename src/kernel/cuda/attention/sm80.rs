@@ -14,7 +14,7 @@ fn tile_keys(dim: usize) -> usize {
 }
 
 fn shared_bytes(dim: usize, rows: usize) -> usize {
-    let row_bytes = (dim / 8 | 1) * 16;
+    let row_bytes = ((dim / 8) | 1) * 16;
     let keys = tile_keys(dim);
     (rows + 2 * keys) * row_bytes + 4 * keys.div_ceil(32) + 4
 }
