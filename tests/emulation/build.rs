@@ -26,7 +26,8 @@ pub fn library(root: &Path) -> Result<PathBuf, String> {
     let csrc = root.join("csrc");
     let mut headers = files(&csrc, &["h", "cuh", "inl"]);
     headers.extend(files(&root.join("include"), &["h"]));
-    let (of_emulation, of_kernels): (Vec<_>, Vec<_>) = headers.iter().partition(|path| path.starts_with(csrc.join("emu")));
+    let (of_emulation, of_kernels): (Vec<_>, Vec<_>) =
+        headers.iter().partition(|path| path.starts_with(csrc.join("emu")));
     let emulation_key = key(root, &of_emulation);
     // The kernels see the emulation's headers too.
     let kernel_key = (emulation_key, key(root, &of_kernels));

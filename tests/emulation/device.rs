@@ -95,8 +95,7 @@ type Mark = unsafe extern "C" fn(*mut c_void, u64, u64, i32);
 type Unwritten = unsafe extern "C" fn(*mut c_void, u64, u64) -> u64;
 type ExternalWrite = unsafe extern "C" fn(*mut c_void, u64, *const c_void, u64);
 type ExternalRelease = unsafe extern "C" fn(*mut c_void, u64, u32);
-type Encode =
-    unsafe extern "C" fn(*mut c_void, u32, u32, u64, *const u64, *const u64, *const u32, u32) -> i32;
+type Encode = unsafe extern "C" fn(*mut c_void, u32, u32, u64, *const u64, *const u64, *const u32, u32) -> i32;
 type LaunchFn = unsafe extern "C" fn(
     *mut c_void,
     *const c_char,
