@@ -86,7 +86,7 @@ pub fn compare(compiler: &str, rows: &[Resources], table: &str) -> Result<(), St
     if differences.is_empty() {
         return Ok(());
     }
-    let of = resources::compiler(table);
+    let of = compiler_of(table);
     differences.push(if of == compiler {
         "if that is meant: UPDATE_PTXAS=1 cargo test --test kernels_nvcc".into()
     } else {
@@ -112,4 +112,43 @@ fn difference(row: &Resources, expected: &Resources) -> String {
         .map(|((name, is), (_, was))| format!("{name} {is}, in csrc/ptxas.txt {was}"))
         .collect();
     format!("{} for {}: {}", row.symbol, row.arch, changed.join("; "))
+}
+
+const COLUMNS: [&str; 9] =
+    ["symbol", "arch", "family", "registers", "spill_bytes", "stack_bytes", "shared_bytes", "barriers", "const_bytes"];
+
+/// The table as text, sorted and aligned. `compiler` is the version it is of.
+pub fn render(compiler: &str, rows: &[Resources]) -> String {
+    let mut rows = rows.to_vec();
+    rows.sort();
+    let mut lines: Vec<Vec<String>> = vec![COLUMNS.map(String::from).to_vec()];
+    lines[0][0] = format!("# {}", COLUMNS[0]);
+    lines.extend(rows.iter().map(cells));
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    let mut text = format!("# nvcc {compiler}. UPDATE_PTXAS=1 cargo test --test kernels_nvcc writes this file.\n");
+    for line in &lines {
+        for (column, cell) in line.iter().enumerate() {
+            let width = widths[column];
+            match column {
+                0 => text += &format!("{cell:width$}"),
+                1 | 2 => text += &format!("  {cell:width$}"),
+                _ => text += &format!("  {cell:>width$}"),
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The compiler's version that [`render`] was given.
+pub fn compiler_of(table: &str) -> &str {
+    let rest = table.strip_prefix("# nvcc ").unwrap_or("");
+    rest.split(". ").next().unwrap_or("")
+}
+
+fn cells(row: &Resources) -> Vec<String> {
+    let figures = [row.registers, row.spill_bytes, row.stack_bytes, row.shared_bytes, row.barriers, row.constant_bytes];
+    let names = [&row.symbol, &row.arch, &row.family].map(Clone::clone);
+    names.into_iter().chain(figures.map(|n| n.to_string())).collect()
 }

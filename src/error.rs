@@ -51,6 +51,15 @@ pub enum Error {
         /// What it said.
         why: String,
     },
+    /// A call of the CUDA driver that failed.
+    Cuda {
+        /// The call.
+        call: &'static str,
+        /// The driver's result code.
+        code: u32,
+        /// The driver's words.
+        why: String,
+    },
     /// A checkpoint or data file whose content is not what its reader needs.
     Data(String),
 }
@@ -70,6 +79,7 @@ impl fmt::Display for Error {
                 "rank {rank}, op \"{op}\": waited {:.3} s for {waited_for}; raise the timeout or look at that rank",
                 *after_ms as f64 / 1e3
             ),
+            Self::Cuda { call, code, why } => write!(f, "{call} failed with {code}, {why}"),
             Self::Rank { rank, op, why } => write!(f, "rank {rank} failed at op \"{op}\": {why}"),
         }
     }

@@ -44,6 +44,8 @@
 
 pub mod auto;
 pub mod comm;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod dit;
 pub mod dtype;
 pub mod error;

@@ -11,7 +11,7 @@ use seqpar::kernel::spec::{Attention, Kernel, KeySegment};
 use support::Rng;
 use support::tensors::{Values, assert_all_same, assert_close, assert_same, concat, largest, random_operands, truth};
 
-const ARCHS: [Arch; 1] = [Arch::Sm80];
+const ARCHS: [Arch; 2] = [Arch::Sm80, Arch::Sm90];
 const HALVES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
 const DIMS: [usize; 8] = [64, 72, 96, 128, 8, 40, 80, 120];
 

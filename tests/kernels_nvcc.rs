@@ -61,11 +61,11 @@ fn every_kernel_passes_the_gates() {
     let rows = read(&compiled).unwrap_or_else(|e| panic!("\n{e}"));
     let table = root().join("csrc/ptxas.txt");
     if std::env::var_os("UPDATE_PTXAS").is_some_and(|set| set == "1") {
-        fs::write(&table, resources::render(&nvcc.version, &rows)).unwrap();
+        fs::write(&table, ptxas::render(&nvcc.version, &rows)).unwrap();
     }
     let text = fs::read_to_string(&table).unwrap_or_default();
     ptxas::compare(&nvcc.version, &rows, &text).unwrap_or_else(|e| panic!("\n{e}"));
-    assert_eq!(text, resources::render(resources::compiler(&text), &rows), "csrc/ptxas.txt is not in its own form");
+    assert_eq!(text, ptxas::render(ptxas::compiler_of(&text), &rows), "csrc/ptxas.txt is not in its own form");
 }
 
 /// One of `tests/data`, through the same compilation and the same gates.
@@ -143,7 +143,7 @@ fn figures_that_differ_from_the_table_are_refused() {
         registers,
         ..Resources::default()
     };
-    let table = resources::render("13.0.88", &[row("a", 12), row("b", 40)]);
+    let table = ptxas::render("13.0.88", &[row("a", 12), row("b", 40)]);
     ptxas::compare("13.0.88", &[row("a", 12), row("b", 40)], &table).unwrap();
     let why = |compiler: &str, rows: &[Resources]| ptxas::compare(compiler, rows, &table).unwrap_err();
     assert!(
@@ -168,4 +168,23 @@ fn without_nvcc_one_line_says_what_to_set() {
     }
     let why = nvcc::of(Path::new("/bin/echo")).unwrap_err();
     assert!(why.contains("version"), "{why}");
+}
+
+#[test]
+fn a_table_is_read_as_it_was_written() {
+    let row = |symbol: &str, registers| Resources {
+        symbol: symbol.into(),
+        arch: "sm_80".into(),
+        family: "adaln".into(),
+        registers,
+        constant_bytes: 720,
+        ..Resources::default()
+    };
+    let text = ptxas::render("13.0.88", &[row("b", 40), row("a_longer", 255)]);
+    assert_eq!(resources::parse(&text).unwrap(), [row("a_longer", 255), row("b", 40)]);
+    assert_eq!(ptxas::compiler_of(&text), "13.0.88");
+    let lengths: Vec<usize> = text.lines().skip(1).map(str::len).collect();
+    assert!(lengths.iter().all(|&n| n == lengths[0]), "{text}");
+    assert!(resources::parse("a sm_80 adaln 1 2 3 4 5").is_err());
+    assert!(resources::parse("a sm_80 adaln 1 2 3 4 5 x").is_err());
 }

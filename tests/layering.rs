@@ -32,7 +32,8 @@ const LAYERS: [(&str, usize); 18] = [
 const KERNEL_LAYERS: [(&str, usize); 4] =
     [("kernel::spec", 1), ("kernel::oracle", 4), ("kernel::host", 4), ("kernel::cuda", 4)];
 
-const UNSAFE_HOMES: [&str; 7] = ["ffi", "cuda", "comm/nccl", "comm/peer", "capi", "kernel/host", "exec/host/memory.rs"];
+const UNSAFE_HOMES: [&str; 8] =
+    ["ffi", "cuda", "comm/nccl", "comm/peer", "capi", "kernel/host", "exec/host/memory.rs", "exec/cuda/kernels.rs"];
 
 const PANICS: [&str; 5] = [".unwrap()", ".expect(", "panic!", "todo!", "unimplemented!"];
 

@@ -53,7 +53,7 @@ struct AttentionSm90Variant {
   static constexpr int kBarrierOffset = kStageOffset + kStages * kStageBytes;
   static constexpr int kKeepOffset = kBarrierOffset + 8 * (2 + 5 * kStages);
   static constexpr int kFailedOffset = kKeepOffset + 4 * kStages * kKeepWords;
-  static constexpr int kSharedBytes = kFailedOffset + 4 + 1008;
+  static constexpr int kSharedBytes = kFailedOffset + 4 * kStages + 1008;
   static_assert(kStageOffset % 1024 == 0 && kStageBytes % 1024 == 0, "tiles start at a swizzle pattern");
   static_assert(kSharedBytes <= 232448, "shared memory of an SM");
 };
@@ -73,7 +73,10 @@ struct AttentionSm90Shared {
   PTX_METHOD uint32_t* keep(int stage) const {
     return reinterpret_cast<uint32_t*>(base + Variant::kKeepOffset) + stage * Variant::kKeepWords;
   }
-  PTX_METHOD uint32_t* failed() const { return reinterpret_cast<uint32_t*>(base + Variant::kFailedOffset); }
+  // Whether the gate in front of the stage's tile stayed shut; written and read only if it has one.
+  PTX_METHOD uint32_t* failed(int stage) const {
+    return reinterpret_cast<uint32_t*>(base + Variant::kFailedOffset) + stage;
+  }
 
   PTX_METHOD uint32_t barrier(int i) const { return address + Variant::kBarrierOffset + 8 * i; }
   PTX_METHOD uint32_t q_full() const { return barrier(0); }
@@ -109,6 +112,20 @@ PTX_FN AttentionSm90Tile attention_sm90_tile(const SeqparAttention& p, int index
   while (tile.segment + 1 < p.query_segments && p.queries[tile.segment + 1].first_tile <= row_tile) ++tile.segment;
   tile.first_row = (row_tile - p.queries[tile.segment].first_tile) * Variant::kRows;
   return tile;
+}
+
+// Whether a gate stands in front of the tile.
+template <class Variant>
+PTX_FN bool has_gate(const SeqparAttention& p, const KeyTiles<Variant::kKeys>& keys) {
+  return keys.enters_segment() && p.keys[keys.segment].gate.flag != 0;
+}
+
+// Whether the loading lane gave up at the tile's gate. Read by the lane that gives the stage back.
+template <class Variant>
+PTX_FN bool gave_up(const SeqparAttention& p, const AttentionSm90Shared<Variant>& shared,
+                    const KeyTiles<Variant::kKeys>& keys, RingSlot ring, int lane) {
+  if (!has_gate<Variant>(p, keys)) return false;
+  return ptx::shfl_idx(lane == 0 ? *shared.failed(ring.slot) : 0, 0) != 0;
 }
 
 // ---- the loading lane ----
@@ -159,6 +176,22 @@ PTX_FN void load_values(const SeqparAttentionSm90& p, const AttentionSm90Shared<
   }
 }
 
+// Waits for the gate in front of a tile, once a launch, and tells the other warps whether it opened.
+template <class Variant>
+PTX_FN bool pass_gate(const SeqparAttentionSm90& p, const AttentionSm90Shared<Variant>& shared, RingSlot ring,
+                      int segment, uint32_t& open) {
+  const SeqparGate& gate = p.base.keys[segment].gate;
+  const bool opened = (open >> segment & 1) || wait_for_gate(gate, segment, p.base.status, p.base.timeout_ns);
+  *shared.failed(ring.slot) = !opened;
+  if (opened) {
+    ptx::fence_proxy_async_global();
+    open |= 1u << segment;
+  } else {
+    ptx::mbar_arrive(shared.k_full(ring.slot));
+  }
+  return opened;
+}
+
 // Loads whatever the block will read, as room becomes free. A gate that stays shut ends the block:
 // the others find `failed` at the first tile behind it.
 template <class Variant>
@@ -174,18 +207,9 @@ PTX_FN void attention_sm90_load(const SeqparAttentionSm90& p, const AttentionSm9
     KeyTiles<Variant::kKeys> keys;
     while (keys.next(p.base, at.b)) {
       const int segment = keys.segment;
-      mbar_wait(shared.k_empty(ring.slot), ring.parity ^ 1);
-      if (keys.enters_segment() && !(open >> segment & 1)) {
-        if (!wait_for_gate(p.base.keys[segment].gate, segment, p.base.status, p.base.timeout_ns)) {
-          *shared.failed() = 1;
-          ptx::mbar_arrive(shared.k_full(ring.slot));
-          if (p.masked) ptx::mbar_arrive(shared.v_landed(ring.slot));
-          return;
-        }
-        ptx::fence_proxy_async_global();
-        open |= 1u << segment;
-      }
       const int first_key = keys.tile * Variant::kKeys;
+      mbar_wait(shared.k_empty(ring.slot), ring.parity ^ 1);
+      if (has_gate<Variant>(p.base, keys) && !pass_gate<Variant>(p, shared, ring, segment, open)) return;
       load_keys<Variant>(p, shared, ring.slot, at, segment, first_key);
       mbar_wait(shared.v_empty(ring.slot), ring.parity ^ 1);
       load_values<Variant>(p, shared, ring.slot, at, segment, first_key);
@@ -195,13 +219,6 @@ PTX_FN void attention_sm90_load(const SeqparAttentionSm90& p, const AttentionSm9
 }
 
 // ---- the masking warp ----
-
-// Whether the loading lane gave up at this tile's gate.
-template <class Variant>
-PTX_FN bool gave_up(const SeqparAttention& p, const AttentionSm90Shared<Variant>& shared,
-                    const KeyTiles<Variant::kKeys>& keys) {
-  return keys.enters_segment() && p.keys[keys.segment].gate.flag != 0 && ptx::shfl_idx(*shared.failed(), 0) != 0;
-}
 
 template <class Variant>
 PTX_FN void zero_value_row(unsigned char* values, int row) {
@@ -221,8 +238,10 @@ PTX_FN void attention_sm90_mask(const SeqparAttentionSm90& p, const AttentionSm9
     const AttentionSm90Tile at = attention_sm90_tile<Variant>(p.base, index);
     KeyTiles<Variant::kKeys> keys;
     while (keys.next(p.base, at.b)) {
+      mbar_wait(shared.k_full(ring.slot), ring.parity);
+      if (gave_up<Variant>(p.base, shared, keys, ring, lane)) return;
+      if (lane == 0) ptx::mbar_arrive(shared.k_empty(ring.slot));
       mbar_wait(shared.v_landed(ring.slot), ring.parity);
-      if (gave_up<Variant>(p.base, shared, keys)) return;
       const SeqparKeySegment& s = p.base.keys[keys.segment];
       const uint8_t* mask = reinterpret_cast<const uint8_t*>(s.mask) + at.b * s.mask_batch;
       const int first_key = keys.tile * Variant::kKeys;
@@ -315,7 +334,7 @@ PTX_FN void attention_sm90_compute(const SeqparAttentionSm90& p, const Attention
       uint32_t weights[Variant::kKeys / 16][4];
       float factor[2];
       mbar_wait(shared.k_full(ring.slot), ring.parity);
-      if (gave_up<Variant>(p.base, shared, keys)) return;
+      if (gave_up<Variant>(p.base, shared, keys, ring, lane)) return;
       ptx::wgmma_fence();
       issue_scores<kDim, kRows>(type, scores, shared.q(), 64 * group, shared.k(ring.slot));
       ptx::wgmma_commit();
@@ -331,7 +350,7 @@ PTX_FN void attention_sm90_compute(const SeqparAttentionSm90& p, const Attention
       bool more = keys.next(p.base, tile.b);
       if (more) mbar_wait(shared.k_full(ring.slot), ring.parity);
       while (more) {
-        if (gave_up<Variant>(p.base, shared, keys)) {
+        if (gave_up<Variant>(p.base, shared, keys, ring, lane)) {
           // No load may land after the block has gone.
           mbar_wait(shared.v_full(before.slot), before.parity);
           return;
@@ -385,19 +404,19 @@ PTX_FN void attention_sm90_compute(const SeqparAttentionSm90& p, const Attention
 // ---- the block ----
 
 template <class Variant>
-PTX_FN void attention_sm90_begin(const AttentionSm90Shared<Variant>& shared) {
+PTX_FN void attention_sm90_begin(const SeqparAttentionSm90& p, const AttentionSm90Shared<Variant>& shared) {
   constexpr int kComputeWarps = 4 * Variant::kWarpgroups;
   if (threadIdx.x == 0) {
     ptx::mbar_init(shared.q_full(), 1);
     ptx::mbar_init(shared.q_empty(), kComputeWarps);
     for (int stage = 0; stage < Variant::kStages; ++stage) {
       ptx::mbar_init(shared.k_full(stage), 1);
-      ptx::mbar_init(shared.k_empty(stage), kComputeWarps);
+      // The masking warp has to hear of a shut gate as well.
+      ptx::mbar_init(shared.k_empty(stage), kComputeWarps + (p.masked ? 1 : 0));
       ptx::mbar_init(shared.v_landed(stage), 1);
       ptx::mbar_init(shared.v_full(stage), 1);
       ptx::mbar_init(shared.v_empty(stage), kComputeWarps);
     }
-    *shared.failed() = 0;
     ptx::fence_mbar_init();
   }
   __syncthreads();
@@ -408,7 +427,7 @@ PTX_FN void attention_sm90(const SeqparAttentionSm90& p, unsigned char* window) 
   const uint32_t start = ptx::smem_u32(window);
   const uint32_t aligned = (start + 1023) & ~1023u;
   const AttentionSm90Shared<Variant> shared{window + (aligned - start), aligned};
-  attention_sm90_begin<Variant>(shared);
+  attention_sm90_begin<Variant>(p, shared);
   // From one lane, so that the compiler knows the branches on it to be uniform.
   const int warp = ptx::shfl_idx(threadIdx.x / 32, 0);
   const int lane = threadIdx.x % 32;

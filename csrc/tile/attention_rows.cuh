@@ -30,8 +30,10 @@ PTX_FN void load_state(const SeqparAttention& p, const SeqparQuerySegment& s, co
     state.m[h] = negative_infinity();
     state.l[h] = 0.0f;
     if (!p.carry_in || row >= s.rows) continue;
-    state.m[h] = *row_scalar(s.m, s.m_batch, s.m_head, rows, row);
-    if (q == 0) state.l[h] = *row_scalar(s.l, s.l_batch, s.l_head, rows, row);
+    if (q == 0) {
+      state.m[h] = *row_scalar(s.m, s.m_batch, s.m_head, rows, row);
+      state.l[h] = *row_scalar(s.l, s.l_batch, s.l_head, rows, row);
+    }
     const float* src = at<float>(s.o, rows.b, row, rows.head);
 #pragma unroll
     for (int j = 0; j < N / 4; ++j) {
@@ -41,6 +43,9 @@ PTX_FN void load_state(const SeqparAttention& p, const SeqparQuerySegment& s, co
       o[4 * j + 2 * h + 1] = pair.y;
     }
   }
+  // From the lane that will write it back: nobody else's read has to be ordered before that.
+#pragma unroll
+  for (int h = 0; h < 2; ++h) state.m[h] = quad_max(state.m[h]);
 }
 
 // Leaves the state for a later launch; l has been folded.

@@ -1,7 +1,9 @@
 //! Executors run plans. They share one small vocabulary, the [`Report`] of [`Span`]s, so that a
 //! prediction and a measurement are the same picture: [`trace`] writes it for Chrome or Perfetto,
-//! [`overlap`] condenses it. [`host`] needs no GPU.
+//! [`overlap`] condenses it. [`host`] needs no GPU; `cuda` (with the feature) launches kernels on one.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod host;
 mod report;
 pub mod trace;

@@ -1,5 +1,5 @@
-//! Checks a kernel's parameters and operands before any memory is touched: the unsafe code of
-//! [`super::host`] and the kernels of [`super::cuda`] rely on what is refused here.
+//! Checks a kernel's parameters and operands before any memory is touched: unsafe code of the
+//! host's kernels and those of a device rely on what is refused here.
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};

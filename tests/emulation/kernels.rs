@@ -3,7 +3,7 @@
 
 use seqpar::dtype::{Dtype, bf16_from_f32, bf16_to_f32, f16_from_f32, f16_to_f32};
 use seqpar::kernel::TensorView;
-use seqpar::kernel::cuda::{self, Arch};
+use seqpar::kernel::cuda::{self, Arch, AttentionOptions};
 use seqpar::kernel::spec::{Kernel, Mode, Operand};
 
 use super::{Device, Emulator, Options, Outcome};
@@ -24,12 +24,14 @@ pub struct How {
     pub split: Option<u64>,
     /// The first operand has the memory of the second.
     pub alias: Option<(usize, usize)>,
+    /// Query rows of a block of attention on sm_90a; `None`: the best by the cost model.
+    pub row_tile: Option<u32>,
 }
 
 impl How {
     pub fn seeded(arch: Arch, seed: u64) -> Self {
         let device = cuda::Device { arch, sms: 1 + (seed % 5) as u32 };
-        Self { device, options: Options::seeded(seed), strided: false, split: None, alias: None }
+        Self { device, options: Options::seeded(seed), strided: false, split: None, alias: None, row_tile: None }
     }
 
     pub fn random(arch: Arch, rng: &mut Rng) -> Self {
@@ -75,7 +77,14 @@ pub fn emulate_outcome(
         let mine = |spec: &Operand| spec.piece.is_none_or(|of| of as usize == piece);
         let views: Vec<Vec<TensorView>> =
             specs.iter().zip(&views).map(|(spec, v)| if mine(spec) { v.clone() } else { Vec::new() }).collect();
-        let launches = cuda::launches(kernel, piece, &views, &how.device).unwrap_or_else(|e| panic!("{e}"));
+        let launches = match kernel {
+            Kernel::Attention(spec) => {
+                let options = AttentionOptions { row_tile: how.row_tile, ..AttentionOptions::default() };
+                cuda::attention_launches(spec, &views, &how.device, &options)
+            }
+            _ => cuda::launches(kernel, piece, &views, &how.device),
+        };
+        let launches = launches.unwrap_or_else(|e| panic!("{e}"));
         for launch in &launches {
             let outcome = device.run(launch, &how.options, None);
             let failed = !outcome.messages.is_empty();
@@ -144,9 +153,9 @@ impl Stored {
             (true, true) => (8, 16),
         };
         let head = shape[3] + head_gap;
-        let row_stride = if row == shape[2] { row } else { head * shape[2] + row_gap };
+        let row_stride = if row == 1 { 1 } else { head * shape[2] + row_gap };
         let strides = [row_stride * (shape[1] + usize::from(strided)), row_stride, head, 1];
-        let first = if strided && row > shape[2] { row_stride } else { 0 };
+        let first = if strided && row > 1 { row_stride } else { 0 };
         let bytes = (first + strides[0] * shape[0]) * values.dtype.bytes();
         let address = device.alloc(bytes, spec.name);
         let view = TensorView {

@@ -4,17 +4,21 @@
 //! `SEQPAR_MAX_QUERY_SEGMENTS` pieces, the next launch the others (rows are alone). A key segment
 //! must be one tensor, because key tiles are cut from its start: pack it first where it is not.
 
-mod sm80;
+pub(super) mod sm80;
+pub(super) mod sm90;
 
 use bytemuck::Zeroable;
 
 use super::params::{
-    SEQPAR_MAX_KEY_SEGMENTS, SEQPAR_MAX_QUERY_SEGMENTS, SeqparAttention, SeqparKeySegment, SeqparQuerySegment,
+    SEQPAR_MAX_KEY_SEGMENTS, SEQPAR_MAX_QUERY_SEGMENTS, SeqparAttention, SeqparGate, SeqparKeySegment,
+    SeqparQuerySegment,
 };
 use super::runs::{aligned, int, runs, view};
-use super::{Arch, Device, Launch, half_name};
+use super::{Arch, AttentionOptions, Device, Launch, half_name};
 use crate::kernel::check::TensorView;
 use crate::kernel::spec::Attention;
+
+pub use sm90::RowTile;
 
 type Operands = [Vec<TensorView>];
 
@@ -27,13 +31,23 @@ fn padded(head_dim: usize) -> Result<usize, String> {
     [64, 72, 96, 128].into_iter().find(fits).ok_or_else(|| format!("head dim {head_dim}: 128 at most"))
 }
 
-pub(super) fn launches(spec: &Attention, operands: &Operands, device: &Device) -> Result<Vec<Launch>, String> {
+/// See [`super::attention_row_tiles`].
+pub(super) fn row_tiles(spec: &Attention, device: &Device) -> Result<Vec<RowTile>, String> {
+    sm90::row_tiles(spec.batch * spec.heads, &spec.queries, padded(spec.head_dim)?, device)
+}
+
+pub(super) fn launches(
+    spec: &Attention,
+    operands: &Operands,
+    device: &Device,
+    options: &AttentionOptions,
+) -> Result<Vec<Launch>, String> {
     if !(spec.scale.is_finite() && spec.scale > 0.0) {
         return Err(format!("scale {}: use a positive one", spec.scale));
     }
     let dtype = half_name(spec.dtype)?;
     let dim = padded(spec.head_dim)?;
-    let keys = keys(spec, operands)?;
+    let keys = keys(spec, operands, options)?;
     let queries = queries(spec, operands)?;
     let mut launches = Vec::new();
     for group in queries.chunks(SEQPAR_MAX_QUERY_SEGMENTS as usize) {
@@ -48,6 +62,8 @@ pub(super) fn launches(spec: &Attention, operands: &Operands, device: &Device) -
             head_dim: int(spec.head_dim)?,
             carry_in: i32::from(spec.carry_in),
             carry_out: i32::from(spec.carry_out),
+            status: options.status,
+            timeout_ns: options.timeout_ns,
             scale_log2: (f64::from(spec.scale) * std::f64::consts::LOG2_E) as f32,
             ..SeqparAttention::zeroed()
         };
@@ -59,7 +75,8 @@ pub(super) fn launches(spec: &Attention, operands: &Operands, device: &Device) -
         }
         if spec.heads > 0 && spec.batch > 0 {
             launches.push(match device.arch {
-                Arch::Sm80 | Arch::Sm90 => sm80::launch(p, dtype, dim, device)?,
+                Arch::Sm80 => sm80::launch(p, dtype, dim, device)?,
+                Arch::Sm90 => sm90::launch(p, dtype, dim, spec.kv_heads, device, options.row_tile)?,
             });
         }
     }
@@ -116,7 +133,10 @@ fn row_scalars(name: &str, tensors: &[TensorView], heads: usize, first: usize) -
     Ok((v.address + 4 * first as u64, v.batch, v.row))
 }
 
-fn keys(spec: &Attention, operands: &Operands) -> Result<Vec<SeqparKeySegment>, String> {
+fn keys(spec: &Attention, operands: &Operands, options: &AttentionOptions) -> Result<Vec<SeqparKeySegment>, String> {
+    if !options.gates.is_empty() && options.gates.len() != spec.keys.len() {
+        return Err(format!("{} gates for {} key segments", options.gates.len(), spec.keys.len()));
+    }
     if spec.keys.len() > SEQPAR_MAX_KEY_SEGMENTS as usize {
         return Err(format!("{} key segments: {SEQPAR_MAX_KEY_SEGMENTS} at most", spec.keys.len()));
     }
@@ -130,6 +150,9 @@ fn keys(spec: &Attention, operands: &Operands) -> Result<Vec<SeqparKeySegment>, 
             stream: int(key.stream)?,
             ..SeqparKeySegment::zeroed()
         };
+        if let Some(Some(gate)) = options.gates.get(i) {
+            s.gate = SeqparGate { flag: gate.flag, epoch: gate.epoch, reserved: 0 };
+        }
         if key.len > 0 {
             s.k = one_tensor("k", &own[0], key.len)?;
             s.v = one_tensor("v", &own[1], key.len)?;

@@ -12,13 +12,34 @@
 
 mod adaln;
 mod attention;
+mod bound;
+mod fatbins;
+pub mod gemm;
+mod gpu;
+mod lse_merge;
+mod occupancy;
+mod pack;
 mod params;
+mod qk_norm_rope;
+mod resources;
 mod runs;
+mod variants;
+
+pub use bound::{Bound, GEMM_SHAPE, Rate, bound};
+pub use fatbins::{fatbin, fatbins};
+pub use gpu::Gpu;
+pub use lse_merge::{LseMerge, lse_merge};
+pub use occupancy::{Limit, Occupancy, occupancy};
+pub use resources::Resources;
+pub use variants::{Variant, Work, variants};
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::check::{TensorView, check};
-use crate::kernel::spec::Kernel;
+use crate::kernel::spec::{Attention, Kernel};
+use runs::in_shape;
+
+pub use attention::RowTile;
 
 /// Code that a device can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,22 +107,96 @@ pub struct Launch {
     pub maps: Vec<(usize, TensorMap)>,
 }
 
+/// A flag in device memory: what it guards is there once it has reached `epoch`, wraparound allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Address of a u32.
+    pub flag: u64,
+    /// Value that opens the gate.
+    pub epoch: u32,
+}
+
+/// What a launch that waits inside waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct Gates<'a> {
+    /// Gate of each piece; `None`: it is there before the launch.
+    pub arrivals: &'a [Option<Gate>],
+    /// Piece that is computed first; the others follow in ring order.
+    pub first_piece: usize,
+    /// Address of a `SeqparStatus`, mapped for the host: where a wait that ran out is reported.
+    pub status: u64,
+    /// Longest wait for one gate.
+    pub timeout_ns: u64,
+}
+
 /// The launches of one piece of `kernel`, in stream order. `operands` are those of
 /// [`Kernel::operands`]; those of other pieces may be empty.
 ///
 /// # Errors
 /// Operands that do not fit the spec, and what the module refuses.
 pub fn launches(kernel: &Kernel, piece: usize, operands: &[Vec<TensorView>], device: &Device) -> Result<Vec<Launch>> {
-    check(kernel, piece, operands)?;
     let why = |e: String| Error::Unsupported(format!("{} on CUDA: {e}", kernel.name()));
+    let operands = &checked(kernel, piece, operands)?;
     match kernel {
-        Kernel::Attention(spec) => attention::launches(spec, operands, device),
+        Kernel::Attention(spec) => attention::launches(spec, operands, device, &AttentionOptions::default()),
+        Kernel::Gemm(spec) => gemm::launches(spec, piece, operands, device, None),
         Kernel::NormModulate(spec) => adaln::norm_modulate(spec, operands, device),
         Kernel::GateResidual(spec) => adaln::gate_residual(spec, operands, device),
         Kernel::GateResidualNormModulate(spec) => adaln::gate_residual_norm_modulate(spec, operands, device),
+        Kernel::QkNormRope(spec) => qk_norm_rope::launches(spec, operands, device),
+        Kernel::Pack(spec) => pack::launches(spec, operands, device),
         _ => Err("there is no such kernel".into()),
     }
     .map_err(why)
+}
+
+/// The row tiles that attention on sm_90a may choose from, the best first by the cost model.
+///
+/// # Errors
+/// Head dims that no kernel holds.
+pub fn attention_row_tiles(spec: &Attention, device: &Device) -> Result<Vec<RowTile>> {
+    attention::row_tiles(spec, device).map_err(|e| Error::Unsupported(format!("attention on CUDA: {e}")))
+}
+
+/// What a launch of attention may be told beyond its spec.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AttentionOptions {
+    /// Query rows of a block on sm_90a: 64, 128 or 192; `None`: the best by the cost model.
+    pub row_tile: Option<u32>,
+    /// For each key segment, what its keys, values and mask wait for; empty: nothing.
+    pub gates: Vec<Option<Gate>>,
+    /// Device address of a `SeqparStatus` for the first gate that does not open in time; 0: none.
+    pub status: u64,
+    /// How long a block waits for a gate.
+    pub timeout_ns: u64,
+}
+
+/// [`launches`] of attention under `options`, none of which changes a bit of the result.
+///
+/// # Errors
+/// As [`launches`], and for options that do not fit the spec.
+pub fn attention_launches(
+    spec: &Attention,
+    operands: &[Vec<TensorView>],
+    device: &Device,
+    options: &AttentionOptions,
+) -> Result<Vec<Launch>> {
+    let kernel = Kernel::Attention(spec.clone());
+    attention::launches(spec, &checked(&kernel, 0, operands)?, device, options)
+        .map_err(|e| Error::Unsupported(format!("{} on CUDA: {e}", kernel.name())))
+}
+
+/// The operands, held to the spec and with the heads that it names.
+fn checked(kernel: &Kernel, piece: usize, operands: &[Vec<TensorView>]) -> Result<Vec<Vec<TensorView>>> {
+    check(kernel, piece, operands)?;
+    let wanted = kernel.operands();
+    let shaped = wanted.iter().zip(operands).map(|(want, tensors)| {
+        // A linear layer stores to strided heads as they are.
+        let shaped = |t: &TensorView| if let Kernel::Gemm(_) = kernel { Ok(*t) } else { in_shape(t, want.shape) };
+        let shaped: Result<Vec<_>, String> = tensors.iter().map(shaped).collect();
+        shaped.map_err(|e| Error::Unsupported(format!("{} on CUDA: {}: {e}", kernel.name(), want.name)))
+    });
+    shaped.collect()
 }
 
 /// `bf16` or `f16`: what the kernels compute on.

@@ -26,14 +26,11 @@ pub struct Resources {
     pub constant_bytes: u32,
 }
 
-const COLUMNS: [&str; 9] =
-    ["symbol", "arch", "family", "registers", "spill_bytes", "stack_bytes", "shared_bytes", "barriers", "const_bytes"];
-
 /// The lines of a table.
 ///
 /// # Errors
-/// A line that is not one of [`render`]'s.
-pub fn parse(table: &str) -> Result<Vec<Resources>, String> {
+/// A line that is not nine cells: three names and six numbers.
+pub(super) fn parse(table: &str) -> Result<Vec<Resources>, String> {
     table.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(parse_line).collect()
 }
 
@@ -56,67 +53,4 @@ fn parse_line(line: &str) -> Result<Resources, String> {
         barriers,
         constant_bytes,
     })
-}
-
-/// The table as text, sorted and aligned. `compiler` is the version it is of.
-pub fn render(compiler: &str, rows: &[Resources]) -> String {
-    let mut rows = rows.to_vec();
-    rows.sort();
-    let mut lines: Vec<Vec<String>> = vec![COLUMNS.map(String::from).to_vec()];
-    lines[0][0] = format!("# {}", COLUMNS[0]);
-    lines.extend(rows.iter().map(Resources::cells));
-    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
-    let mut text = format!("# nvcc {compiler}. UPDATE_PTXAS=1 cargo test --test kernels_nvcc writes this file.\n");
-    for line in &lines {
-        for (column, cell) in line.iter().enumerate() {
-            let width = widths[column];
-            match column {
-                0 => text += &format!("{cell:width$}"),
-                1 | 2 => text += &format!("  {cell:width$}"),
-                _ => text += &format!("  {cell:>width$}"),
-            }
-        }
-        text.push('\n');
-    }
-    text
-}
-
-/// The compiler's version that [`render`] was given.
-pub fn compiler(table: &str) -> &str {
-    let rest = table.strip_prefix("# nvcc ").unwrap_or("");
-    rest.split(". ").next().unwrap_or("")
-}
-
-impl Resources {
-    fn cells(&self) -> Vec<String> {
-        let figures =
-            [self.registers, self.spill_bytes, self.stack_bytes, self.shared_bytes, self.barriers, self.constant_bytes];
-        let names = [&self.symbol, &self.arch, &self.family].map(Clone::clone);
-        names.into_iter().chain(figures.map(|n| n.to_string())).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_is_read_as_it_was_written() {
-        let row = |symbol: &str, registers| Resources {
-            symbol: symbol.into(),
-            arch: "sm_80".into(),
-            family: "adaln".into(),
-            registers,
-            constant_bytes: 720,
-            ..Resources::default()
-        };
-        let text = render("13.0.88", &[row("b", 40), row("a_longer", 255)]);
-        assert_eq!(parse(&text).unwrap(), [row("a_longer", 255), row("b", 40)]);
-        assert_eq!(compiler(&text), "13.0.88");
-        let lengths: Vec<usize> = text.lines().skip(1).map(str::len).collect();
-        assert!(lengths.iter().all(|&n| n == lengths[0]), "{text}");
-        assert!(parse("a sm_80 adaln 1 2 3 4 5").is_err());
-        assert!(parse("a sm_80 adaln 1 2 3 4 5 x").is_err());
-    }
 }

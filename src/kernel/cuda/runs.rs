@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::Device;
 use super::params::SeqparView;
 use crate::kernel::check::TensorView;
 
@@ -46,6 +47,27 @@ pub(super) fn aligned(view: &SeqparView, elem_bytes: usize) -> bool {
 
 fn stride(elems: usize) -> Result<i64, String> {
     i64::try_from(elems).map_err(|_| format!("a stride of {elems} elements"))
+}
+
+/// `tensor` with the heads of `shape`: a run of memory a row may be cut into heads, strided heads
+/// stay as they are.
+pub(super) fn in_shape(tensor: &TensorView, shape: [usize; 4]) -> Result<TensorView, String> {
+    let [heads, dim] = [shape[2], shape[3]];
+    if [tensor.shape[2], tensor.shape[3]] == [heads, dim] || tensor.shape.contains(&0) {
+        return Ok(*tensor);
+    }
+    if tensor.shape[2] > 1 && tensor.strides[2] != tensor.shape[3] {
+        return Err(format!("rows of {heads} heads of {dim}, given as strided heads: copy the operand first"));
+    }
+    let [batch, rows, ..] = tensor.shape;
+    let [per_batch, per_row, ..] = tensor.strides;
+    Ok(TensorView { shape: [batch, rows, heads, dim], strides: [per_batch, per_row, dim, 1], ..*tensor })
+}
+
+/// Blocks of a grid that strides over `items`, `per_block` at a time, without more than fill the
+/// device a few times over.
+pub(super) fn blocks(items: usize, per_block: usize, device: &Device) -> u32 {
+    items.div_ceil(per_block).clamp(1, device.sms as usize * 8) as u32
 }
 
 /// A count as the kernels hold it.

@@ -1,0 +1,158 @@
+//! Device memory, pinned host memory, copies.
+
+use std::ffi::c_void;
+
+use cudarc::driver::sys;
+
+use super::driver::{check, log_failure};
+use super::stream::Stream;
+use crate::error::Result;
+
+/// A range of device memory of our own.
+#[derive(Debug)]
+pub struct DeviceMemory {
+    address: u64,
+    bytes: usize,
+}
+
+impl DeviceMemory {
+    /// Undefined memory of the current context, aligned to 256 bytes.
+    ///
+    /// # Errors
+    /// What the driver says: out of memory above all.
+    pub fn new(bytes: usize) -> Result<Self> {
+        let mut address = 0;
+        // SAFETY: writes one address; freed in drop. Zero bytes are no allocation for the driver.
+        check(unsafe { sys::cuMemAlloc_v2(&mut address, bytes.max(1)) }, "cuMemAlloc")?;
+        Ok(Self { address, bytes })
+    }
+
+    /// Its address.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, freed once; the driver waits for the work that uses it.
+        log_failure(unsafe { sys::cuMemFree_v2(self.address) }, "cuMemFree");
+    }
+}
+
+/// Host memory that the device can reach and copies do not stage.
+#[derive(Debug)]
+pub struct PinnedMemory {
+    data: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: plain memory, owned.
+unsafe impl Send for PinnedMemory {}
+
+impl PinnedMemory {
+    /// Zeroed memory, mapped for the device at the same address.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn new(bytes: usize) -> Result<Self> {
+        let mut data: *mut c_void = std::ptr::null_mut();
+        // SAFETY: writes one pointer; freed in drop.
+        let result = unsafe { sys::cuMemHostAlloc(&mut data, bytes.max(1), sys::CU_MEMHOSTALLOC_DEVICEMAP) };
+        check(result, "cuMemHostAlloc")?;
+        // SAFETY: the allocation has that many bytes.
+        unsafe { std::ptr::write_bytes(data.cast::<u8>(), 0, bytes) };
+        Ok(Self { data: data.cast(), bytes })
+    }
+
+    /// Its address, on the device as on the host.
+    pub fn address(&self) -> u64 {
+        self.data as u64
+    }
+
+    /// Its bytes, while no device work writes them.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: initialised in `new`, owned.
+        unsafe { std::slice::from_raw_parts(self.data, self.bytes) }
+    }
+
+    /// Its bytes, while no device work touches them.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: initialised in `new`, owned.
+        unsafe { std::slice::from_raw_parts_mut(self.data, self.bytes) }
+    }
+}
+
+impl Drop for PinnedMemory {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, freed once.
+        log_failure(unsafe { sys::cuMemFreeHost(self.data.cast()) }, "cuMemFreeHost");
+    }
+}
+
+/// Copies from the host; returns when `from` may be reused.
+///
+/// # Errors
+/// What the driver says: a range that is not device memory above all.
+///
+/// # Safety
+/// No other work touches the range `[to, to + from.len())` before this copy ends.
+pub unsafe fn copy_to_device(to: u64, from: &[u8], stream: &Stream) -> Result<()> {
+    if from.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: the caller's promise; the copy is done before the slice ends.
+    check(unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), from.len(), stream.raw()) }, "cuMemcpyHtoD")?;
+    stream.synchronize()
+}
+
+/// Copies to the host and waits for it.
+///
+/// # Errors
+/// What the driver says, a failure of earlier work included.
+///
+/// # Safety
+/// No other work writes the range `[from, from + to.len())` before this copy ends.
+pub unsafe fn copy_from_device(to: &mut [u8], from: u64, stream: &Stream) -> Result<()> {
+    if to.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: the caller's promise; the copy is done before the slice ends.
+    check(unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), stream.raw()) }, "cuMemcpyDtoH")?;
+    stream.synchronize()
+}
+
+/// Copies within the device, in stream order.
+///
+/// # Errors
+/// What the driver says.
+///
+/// # Safety
+/// Both ranges are alive until the copy has run, and what conflicts with it is ordered by the caller.
+pub unsafe fn copy_device_to_device(to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    // SAFETY: the caller's promise.
+    check(unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, stream.raw()) }, "cuMemcpyDtoD")
+}
+
+/// Sets every byte, in stream order.
+///
+/// # Errors
+/// What the driver says.
+///
+/// # Safety
+/// As for [`copy_device_to_device`].
+pub unsafe fn fill_bytes(to: u64, value: u8, bytes: usize, stream: &Stream) -> Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    // SAFETY: the caller's promise.
+    check(unsafe { sys::cuMemsetD8Async(to, value, bytes, stream.raw()) }, "cuMemsetD8")
+}
