@@ -7,6 +7,8 @@
 //!   are dealt to the SMs in waves.
 //! - Everything else reads and writes memory.
 
+use std::fmt;
+
 use super::gpu::Gpu;
 use super::occupancy::occupancy;
 use super::variants::{Variant, Work};
@@ -23,6 +25,31 @@ pub enum Rate {
     Flops(f64),
     /// Bytes/s.
     Bytes(f64),
+}
+
+impl Rate {
+    /// The number, whatever its unit.
+    pub fn per_s(self) -> f64 {
+        let (Self::Flops(rate) | Self::Bytes(rate)) = self;
+        rate
+    }
+
+    /// Its name with its unit, in JSON.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Flops(_) => "flops_per_s",
+            Self::Bytes(_) => "bytes_per_s",
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flops(rate) => write!(f, "{:.0} TFLOP/s", rate / 1e12),
+            Self::Bytes(rate) => write!(f, "{:.2} TB/s", rate / 1e12),
+        }
+    }
 }
 
 /// The most that a device allows.
@@ -68,8 +95,7 @@ mod tests {
     use super::*;
 
     fn tera(bound: Bound) -> (&'static str, f64) {
-        let (Rate::Flops(rate) | Rate::Bytes(rate)) = bound.rate;
-        (bound.resource, (rate / 1e12).round())
+        (bound.resource, (bound.rate.per_s() / 1e12).round())
     }
 
     #[test]
