@@ -185,6 +185,7 @@ struct Launch {
   std::vector<Warp*> warps;                    // of the resident blocks
   Random random;
   void* main_stack_pointer = nullptr;
+  int polling = 0;        // threads in State::kPolling
   uint64_t progress = 0;  // operations that others can see
   uint64_t now_ns = 0;
   uint64_t switches = 0;

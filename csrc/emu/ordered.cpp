@@ -77,6 +77,7 @@ uint32_t update(uint32_t* p, const char* what, bool acquires, uint32_t (*apply)(
 }  // namespace
 
 void wake_pollers(Launch& launch) {
+  if (!launch.polling) return;
   for (auto& block : launch.blocks) {
     for (Thread& thread : block->threads) {
       if (thread.state == State::kPolling) wake(thread);
@@ -144,7 +145,8 @@ uint64_t global_timer_ns() {
 void sleep_ns(uint32_t ns) {
   EMU_SITE();
   current_launch->now_ns += ns;
-  maybe_switch(*current());
+  // Asleep until something changes or nothing else can run: others must get on whatever the order.
+  block_on(*current(), State::kPolling);
 }
 
 uint32_t shared_address(const void* p) {

@@ -317,6 +317,8 @@ extern "C" int32_t emu_encode_tensor_map(void* out, uint32_t elem_bytes, uint32_
   if (inner % 16) return refuse("the inner box must be a multiple of 16 bytes");
   static const uint64_t span[4] = {1u << 30, 32, 64, 128};
   if (inner > span[swizzle]) return refuse("the inner box exceeds the swizzle's span");
+  // Units of a narrower row would be exchanged with units of other rows, and of none at the end.
+  if (swizzle && inner != span[swizzle]) return refuse("a swizzled box must be as wide as the swizzle's span here");
   memcpy(out, &map, sizeof map);
   return 0;
 }

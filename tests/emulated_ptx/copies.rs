@@ -21,7 +21,7 @@ pub(crate) struct Boxed {
 
 impl Boxed {
     pub(crate) fn random(rank: usize, swizzle: usize, inside: bool, rng: &mut Rng) -> Self {
-        let inner = if swizzle == 0 { 8 * rng.within(1, 5) } else { 8 * rng.within(1, span(swizzle) / 16) };
+        let inner = if swizzle == 0 { 8 * rng.within(1, 5) } else { span(swizzle) / 2 };
         let (mut dims, mut boxes, mut at, mut strides) = ([1u64; 5], [1u32; 5], [0i32; 5], [0u64; 4]);
         for d in 0..rank {
             let largest = [0, 0, 9, 4, 3, 2][rank];

@@ -35,6 +35,8 @@ pub(crate) struct Probe {
 const PARAMS: usize = 192;
 
 pub(crate) struct Ran {
+    /// Of `out`.
+    pub(crate) address: u64,
     pub(crate) out: Vec<u32>,
     pub(crate) outcome: Outcome,
 }
@@ -78,14 +80,14 @@ impl Probe {
     }
 
     pub(crate) fn run(&self, options: &Options) -> Ran {
-        let device = Emulator::shared().device();
+        let device = Emulator::probes().device();
         let input = device.upload(&bytes(&self.input), "in");
         self.run_on(&device, input, options, None)
     }
 
     /// `external` learns where `in` and `flag` are.
     pub(crate) fn run_with(&self, options: &Options, mut external: impl FnMut(&Device<'_>, u64, u64) -> bool) -> Ran {
-        let device = Emulator::shared().device();
+        let device = Emulator::probes().device();
         let input = device.upload(&bytes(&self.input), "in");
         self.run_on(&device, input, options, Some(&mut external))
     }
@@ -109,7 +111,7 @@ impl Probe {
                 device.run(&launch, options, Some(call))
             }
         };
-        Ran { out: words(&device.read(out, self.out_words * 4)), outcome }
+        Ran { address: out, out: words(&device.read(out, self.out_words * 4)), outcome }
     }
 }
 

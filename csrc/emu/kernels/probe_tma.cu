@@ -30,7 +30,7 @@ PROBE(load, 64) {
   if (threadIdx.x == 0) {
     if (p.fault != 9) ptx::mbar_init(bar, 1);
     if (p.fault != 4) ptx::fence_mbar_init();
-    ptx::tma_prefetch_map(&p.map);
+    if (p.arg[0] >= 2) ptx::tma_prefetch_map(&p.map);
   }
   if (p.fault != 6) __syncthreads();
   if (threadIdx.x == 0) {
