@@ -59,7 +59,7 @@ void mbar_init(uint32_t address, uint32_t count) {
   if (index < 0) {
     index = static_cast<int16_t>(block.mbarriers.size());
     block.mbarriers.emplace_back();
-    block.mbarriers.back().agent = block.next_agent++;
+    block.mbarriers.back().agent = new_agent(block);
   } else if (block.mbarriers[index].live) {
     error("mbarrier.init: shared 0x%x holds a live mbarrier", address);
   }

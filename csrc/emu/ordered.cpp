@@ -127,11 +127,11 @@ void reduce_add(uint32_t* p, uint32_t v) {
   update(p, "red.add", false, [](uint32_t a, uint32_t b) { return a + b; }, v);
 }
 
-// Shared and global memory have one proxy clock here: a fence for the wrong space is not found.
-void fence_proxy_async(Space) {
+void fence_proxy_async(Space space) {
   EMU_SITE();
   Thread& thread = *current();
-  fence_own(thread);
+  fence_own(thread, space);
+  if (space != Space::kShared) return;
   for (Mbarrier& barrier : thread.block->mbarriers) {
     if (barrier.init_thread == thread.id) barrier.fenced = true;
   }

@@ -10,12 +10,14 @@ use std::sync::Mutex;
 
 const COMMON: &[&str] = &["-std=c++17", "-g", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-psabi"];
 /// The kernels: every plain access calls a hook of `csrc/emu/hooks.cpp`, and locals start as a
-/// pattern, so that what is never set shows.
+/// pattern, so that what is never set shows. What thread's hooks do not see (vectors that the
+/// compiler splits, indices of local arrays) the other checks of `hooks.cpp` do.
 const KERNEL: &[&str] = &[
     "-O1",
     "-xc++",
     "-ftrivial-auto-var-init=pattern",
     "-fsanitize=thread",
+    "-fsanitize=alignment,bounds,shift-exponent",
     "--param=tsan-instrument-func-entry-exit=0",
     "-Wno-unknown-pragmas",
 ];

@@ -72,9 +72,10 @@ PROBE(store, 64) {
     store_box(p, ptx::smem_u32(box));
     if (p.fault != 5) ptx::bulk_commit();
     if (p.fault == 4) *reinterpret_cast<volatile uint32_t*>(box) = 7;
+    if (p.fault == 2) return;
     ptx::bulk_wait_read<0>();
     *reinterpret_cast<volatile uint32_t*>(box) = 8;
-    if (p.fault != 2) ptx::bulk_wait<0>();
+    if (p.arg[5] == 0) ptx::bulk_wait<0>();
   }
 }
 
