@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Module prefixes with the height of their layer; the longest prefix decides. Modules of one
 /// height do not name each other, unless they share the first name.
-const LAYERS: [(&str, usize); 18] = [
+const LAYERS: [(&str, usize); 19] = [
     ("error", 0),
     ("json", 0),
     ("dtype", 0),
@@ -24,8 +24,9 @@ const LAYERS: [(&str, usize); 18] = [
     ("exec", 5),
     ("auto", 6),
     ("dit", 7),
-    ("capi", 8),
-    ("bin", 8),
+    ("bench", 8),
+    ("capi", 9),
+    ("bin", 9),
 ];
 
 /// Executing kernels stands beside the strategies, above the plan.
