@@ -6,7 +6,7 @@ pub mod host;
 mod report;
 pub mod trace;
 
-pub use report::{Overlap, overlap};
+pub use report::{Overlap, exposed, overlap};
 
 use std::sync::Arc;
 

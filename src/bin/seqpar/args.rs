@@ -6,6 +6,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use seqpar::dtype::Dtype;
 
+use crate::bench::args::BenchCommand;
 use crate::fault::{Fault, Result};
 use crate::numbers::{self, Wanted};
 use crate::output;
@@ -40,7 +41,7 @@ fn one_line(message: &str) -> String {
     text.strip_prefix("error: ").unwrap_or(&text).to_string()
 }
 
-const COMMANDS: &str = "use attention, layer, dit, sample or plan (`seqpar --help` explains them)";
+const COMMANDS: &str = "use attention, layer, dit, sample, plan, bench or report (`seqpar --help` explains them)";
 
 const STRATEGIES: &str = "\
 Strategies (what moves between ranks):
@@ -143,6 +144,19 @@ Examples:
 
 {STRATEGIES}"))]
     Plan(PlanArgs),
+    /// Measure: overlap, layers, kernels, collectives
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// One HTML page of records: timelines, overlap, strategies, roofline
+    #[command(after_help = "\
+A record is what a bench command writes with --json FILE, or what a run command prints with --json.
+The page is one file without references to others: it opens offline.
+
+Examples:
+  seqpar bench overlap --model dit-xl/2 --ranks 2 --json overlap.json
+  seqpar layer --heads 16 --input layer.safetensors --output out.safetensors --ranks 2 --json > run.json
+  seqpar report overlap.json run.json -o report.html --svg timeline.svg")]
+    Report(ReportArgs),
 }
 
 /// How the text tokens lie on the ranks.
@@ -333,4 +347,27 @@ pub(crate) struct PlanArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) spread: SpreadArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct ReportArgs {
+    /// Records
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// HTML file to write
+    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["svg", "trace"])]
+    pub(crate) output: Option<PathBuf>,
+    /// SVG file to write: the timelines, for papers
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Chrome trace to write, for ui.perfetto.dev, of the one report that the records hold, or of
+    /// the one that --pick names
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+    /// Keep only reports whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) pick: Option<String>,
+    /// Title of the page
+    #[arg(long, value_name = "TEXT", default_value = "seqpar report")]
+    pub(crate) title: String,
 }

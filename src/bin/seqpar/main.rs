@@ -7,6 +7,7 @@
 
 mod args;
 mod attention;
+mod bench;
 mod choice;
 mod dit;
 mod dump;
@@ -21,6 +22,8 @@ mod output;
 mod picture;
 mod plan;
 mod progress;
+mod record;
+mod report;
 mod results;
 mod run;
 mod sample;
@@ -42,6 +45,8 @@ fn main() -> ExitCode {
         Ok(Some(Command::Dit(args))) => dit::run(&args),
         Ok(Some(Command::Sample(args))) => sample::run(&args),
         Ok(Some(Command::Plan(args))) => plan::run(&args),
+        Ok(Some(Command::Bench(command))) => bench::run(&command),
+        Ok(Some(Command::Report(args))) => report::run(&args),
         Err(fault) => Err(fault),
     };
     match outcome {

@@ -2,7 +2,9 @@
 
 use std::str::FromStr;
 
+use seqpar::bench::Collective;
 use seqpar::dtype::Dtype;
+use seqpar::machine::Machine;
 use seqpar::strategy::Strategy;
 
 /// Most ranks of one world that this program plans for.
@@ -86,4 +88,66 @@ pub(crate) fn finite(text: &str) -> Result<f64, String> {
         Ok(x) if x.is_finite() && x.abs() <= 1e6 => Ok(x),
         _ => Err("use a finite number, at most 1e6 in size".into()),
     }
+}
+
+/// Sizes to go through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Series(pub(crate) Vec<usize>);
+
+/// `4096`, `1k,3k` or `1k:64k`, each twice the one before, with k, m, g, KiB, MiB, GiB as powers
+/// of 1024.
+pub(crate) fn series(text: &str) -> Result<Series, String> {
+    if let Some((first, last)) = text.split_once(':') {
+        let (first, last) = (size(first)?, size(last)?);
+        if first > last {
+            return Err(format!("{first} is above {last}: put the smaller size first"));
+        }
+        let doubled = std::iter::successors(Some(first), |n| n.checked_mul(2));
+        return Ok(Series(doubled.take_while(|n| *n <= last).collect()));
+    }
+    text.split(',').map(size).collect::<Result<Vec<_>, _>>().map(Series)
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        unit => return Err(format!("\"{unit}\" is no unit: use k, m or g (powers of 1024), or KiB, MiB, GiB")),
+    };
+    let n = count(digits)?;
+    let whole = n.checked_mul(1 << shift).filter(|n| *n <= 1 << 40);
+    whole.ok_or_else(|| format!("{text} is too large: use at most 1024g"))
+}
+
+/// Strategies to go through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Strategies {
+    /// Every one that the problem allows.
+    All,
+    /// These.
+    Named(Vec<Strategy>),
+}
+
+pub(crate) fn strategies(text: &str) -> Result<Strategies, String> {
+    match text {
+        "all" => Ok(Strategies::All),
+        "auto" => Err("auto is no strategy to measure: use all, or a list such as fastseq,ulysses".into()),
+        _ => {
+            let named = text.split(',').map(|name| Strategy::from_str(name).map_err(|error| error.to_string()));
+            named.collect::<Result<Vec<_>, _>>().map(Strategies::Named)
+        }
+    }
+}
+
+pub(crate) fn collective(text: &str) -> Result<Collective, String> {
+    Collective::from_str(text).map_err(|error| error.to_string())
+}
+
+/// A machine by name.
+pub(crate) fn machine(text: &str) -> Result<Machine, String> {
+    let cpu = Machine::cpu();
+    if text == cpu.name { Ok(cpu) } else { Err(format!("unknown machine \"{text}\": use {}", cpu.name)) }
 }

@@ -1,0 +1,230 @@
+//! `seqpar bench overlap`.
+
+use seqpar::bench::{self, Case, Conditions, Overlapped, Part, Speed};
+use seqpar::exec::host::Link;
+use seqpar::strategy::{Options, Strategy};
+use serde_json::{Value, json};
+
+use super::args::{OverlapArgs, PartFlag, WorldArgs};
+use super::lines::{self, Columns};
+use super::shape::Shape;
+use super::{DEADLINE, Session, link, link_text};
+use crate::fault::{Fault, Result};
+use crate::numbers::Strategies;
+use crate::record::{self, Kind, Named};
+use crate::{engine, output, run};
+
+const COLUMNS: Columns = Columns(&[
+    ("strategy", "", 9),
+    ("part", "", 9),
+    ("P", "", 3),
+    ("tokens", "", 7),
+    ("size", "(B/rank)", 11),
+    ("count", "(elems)", 11),
+    ("type", "", 5),
+    ("msgs", "(/rank)", 7),
+    ("T_gemm", "(us)", 9),
+    ("T_comm", "(us)", 9),
+    ("T_seq", "(us)", 9),
+    ("T_ovl", "(us)", 9),
+    ("p95", "(us)", 9),
+    ("T_lb", "(us)", 9),
+    ("H", "", 6),
+    ("R", "", 6),
+    ("algbw", "(GB/s)", 7),
+    ("threads", "(/rank)", 8),
+    ("comm", "(cores)", 8),
+    ("spread", "", 7),
+]);
+
+pub(super) fn run(args: &OverlapArgs) -> Result<()> {
+    let shape = Shape::new(&args.shape)?;
+    refuse_many(&args.world)?;
+    let mut session = Session::new(&args.measure)?;
+    let speed = speed(args);
+    let mut notes = vec![
+        format!("{}; {}", shape.describe(), clock(args)),
+        match speed {
+            Speed::Ratio(ratio) => format!("link: chosen for each row so that T_comm is {ratio} times T_gemm"),
+            Speed::Link(link) => format!("link: {}", link_text(Some(link))),
+            _ => "link: memory speed".into(),
+        },
+    ];
+    notes.push(
+        "size: bytes that a rank sends; algbw: size over T_comm; comm: cores that the transfers alone keep busy".into(),
+    );
+    COLUMNS.begin(&session, "overlap", &notes)?;
+    let conditions = Conditions {
+        iterations: session.iterations,
+        threads: session.threads,
+        speed,
+        paced: args.paced.clone(),
+        deadline: DEADLINE,
+    };
+    let mut noisy = 0;
+    for &tokens in &shape.tokens {
+        let mut problem = shape.layer(tokens, args.world.ranks)?;
+        if args.part != PartFlag::Layer {
+            problem.mlp = None;
+        }
+        let part = if args.part == PartFlag::Overlapped { Part::Overlapped } else { Part::Layer };
+        let cases = candidates(&args.world, (problem.attention.heads, problem.attention.kv_heads))?;
+        let mut measured = 0;
+        for (strategy, mesh) in &cases {
+            let case =
+                Case { problem: problem.clone(), strategy: *strategy, mesh: *mesh, options: Options::default(), part };
+            let plans = match case.plans() {
+                Ok(plans) => plans,
+                Err(error) => match args.world.strategy {
+                    Strategies::All => {
+                        output::note(&format!("{}: left out: {error}", strategy.name()));
+                        continue;
+                    }
+                    Strategies::Named(_) => return Err(error.into()),
+                },
+            };
+            // Three worlds: the plan and its halves.
+            engine::refuse_beyond_memory(3 * engine::peak_bytes(&plans)?)?;
+            let found = bench::overlap(&case, &conditions)?;
+            let part = if args.part == PartFlag::Layer {
+                "layer"
+            } else if part == Part::Layer {
+                "attention"
+            } else {
+                case.part_name()
+            };
+            COLUMNS.row(cells(&case, part, tokens, &found))?;
+            noisy += usize::from(lines::is_noisy(&found.overlapped));
+            measured += 1;
+            session.rows.push(row(args, &shape, &case, part, tokens, &found));
+            session.reports.push(Named {
+                name: format!("{}, {tokens} tokens", run::describe(*strategy, mesh)),
+                kind: Kind::Measured,
+                strategy: strategy.name().into(),
+                report: found.report,
+            });
+        }
+        if measured == 0 {
+            return Err(Fault::Usage(format!("no strategy can split {tokens} tokens over {} ranks", args.world.ranks)));
+        }
+    }
+    lines::end(noisy)?;
+    session.finish()
+}
+
+fn clock(args: &OverlapArgs) -> String {
+    args.paced.as_ref().map_or("real clock".into(), |machine| {
+        format!(
+            "paced as \"{}\": its time is stretched until the kernels of this host fit, times are the machine's",
+            machine.name
+        )
+    })
+}
+
+/// Flags first, then the paced machine's link, then the ratio.
+fn speed(args: &OverlapArgs) -> Speed {
+    match (link(&args.link), args.ratio, &args.paced) {
+        (Some(link), ..) => Speed::Link(link),
+        (None, Some(ratio), _) => Speed::Ratio(ratio),
+        (None, None, Some(machine)) => {
+            Speed::Link(Link { bytes_per_s: machine.link_bytes_per_s, latency_s: machine.link_latency_s })
+        }
+        (None, None, None) => Speed::Ratio(1.0),
+    }
+}
+
+/// The strategies that the flags name, each on its mesh; of `all`, those that exist on so many
+/// ranks.
+pub(super) fn candidates(args: &WorldArgs, heads: (usize, usize)) -> Result<Vec<(Strategy, seqpar::mesh::Mesh)>> {
+    let mesh = |strategy: Strategy| {
+        let (u, r) = if strategy == Strategy::Usp { (args.ulysses, args.ring) } else { (None, None) };
+        strategy.mesh(args.ranks, u, r, heads.0, heads.1)
+    };
+    match &args.strategy {
+        Strategies::Named(list) => list.iter().map(|&strategy| Ok((strategy, mesh(strategy)?))).collect(),
+        Strategies::All => {
+            let candidates = Strategy::ALL.into_iter().filter(|s| (*s == Strategy::Single) == (args.ranks == 1));
+            let mut found = Vec::new();
+            for strategy in candidates {
+                match mesh(strategy) {
+                    Ok(mesh) => found.push((strategy, mesh)),
+                    Err(error) => output::note(&format!("{}: left out: {error}", strategy.name())),
+                }
+            }
+            Ok(found)
+        }
+    }
+}
+
+/// A rank is a group of threads of this process.
+pub(super) fn refuse_many(args: &WorldArgs) -> Result<()> {
+    if args.ranks > run::MOST_RUNNING {
+        let why =
+            format!("--ranks {}: a rank is a group of threads here; use at most {}", args.ranks, run::MOST_RUNNING);
+        return Err(Fault::Usage(why));
+    }
+    Ok(())
+}
+
+fn cells(case: &Case, part: &str, tokens: usize, found: &Overlapped) -> Vec<String> {
+    let dtype = case.problem.attention.dtype;
+    let ratio = |x: f64| if x.is_finite() { format!("{x:.2}") } else { "-".into() };
+    let rate = |x: f64| if x.is_finite() { format!("{x:.2}") } else { "-".into() };
+    vec![
+        case.strategy.name().into(),
+        part.into(),
+        case.mesh.world().to_string(),
+        tokens.to_string(),
+        found.bytes.to_string(),
+        (found.bytes / dtype.bytes() as u64).to_string(),
+        dtype.to_string(),
+        found.messages.to_string(),
+        lines::us(found.gemm.p50_s),
+        lines::us(found.comm.p50_s),
+        lines::us(found.sequential.p50_s),
+        lines::us(found.overlapped.p50_s),
+        lines::us(found.overlapped.p95_s),
+        lines::us(found.bound_s),
+        if found.bytes == 0 { "-".into() } else { ratio(found.hidden_fraction()) },
+        ratio(found.regret()),
+        if found.bytes == 0 { "-".into() } else { rate(found.bytes as f64 / found.comm.p50_s / 1e9) },
+        found.rank_threads.to_string(),
+        found.comm_cores.map_or("-".into(), |cores| format!("{cores:.2}")),
+        lines::spread(&found.overlapped),
+    ]
+}
+
+fn row(args: &OverlapArgs, shape: &Shape, case: &Case, part: &str, tokens: usize, found: &Overlapped) -> Value {
+    let finite = |x: f64| x.is_finite().then_some(x);
+    json!({
+        "bench": "overlap",
+        "kind": "measured",
+        "executor": "host",
+        "model": shape.name,
+        "strategy": case.strategy.name(),
+        "part": part,
+        "ranks": case.mesh.world(),
+        "ulysses": case.mesh.ulysses,
+        "ring": case.mesh.ring,
+        "tokens": tokens,
+        "dtype": case.problem.attention.dtype.to_string(),
+        "hidden": case.problem.hidden,
+        "heads": case.problem.attention.heads,
+        "clock": args.paced.as_ref().map_or("real".into(), |machine| format!("paced {}", machine.name)),
+        "stretch": found.stretch,
+        "link_bytes_per_s": found.link.and_then(|link| finite(link.bytes_per_s)),
+        "link_latency_us": found.link.map(|link| link.latency_s * 1e6),
+        "bytes_per_rank": found.bytes,
+        "messages_per_rank": found.messages,
+        "flops_per_rank": found.flops,
+        "threads_per_rank": found.rank_threads,
+        "comm_cores_per_rank": found.comm_cores,
+        "t_gemm_us": record::samples(&found.gemm),
+        "t_comm_us": record::samples(&found.comm),
+        "t_seq_us": record::samples(&found.sequential),
+        "time_us": record::samples(&found.overlapped),
+        "t_lb_us": found.bound_s * 1e6,
+        "hidden_fraction": finite(found.hidden_fraction()),
+        "regret": finite(found.regret()),
+    })
+}
