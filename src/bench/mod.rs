@@ -23,5 +23,5 @@ pub use collective::{Collective, collective};
 pub use kernel::{Measured, kernel};
 pub use layer::{LayerRun, layer};
 pub use overlap::{Case, Conditions, Overlapped, Part, Speed, overlap};
-pub use roof::Roof;
+pub use roof::{Roof, copy_bytes_per_s};
 pub use samples::Samples;

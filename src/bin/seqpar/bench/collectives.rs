@@ -65,7 +65,8 @@ pub(super) fn run(args: &CollectivesArgs) -> Result<()> {
             let moved: u64 = plans.iter().map(Plan::bytes_sent).sum();
             let most = plans.iter().map(Plan::bytes_sent).max().unwrap_or(0);
             let on_link = link.map_or(0.0, |link| link.latency_s + most as f64 / link.bytes_per_s);
-            let roof_s = (2.0 * moved as f64 / session.roof.bytes_per_s).max(on_link);
+            let roof_s =
+                (2.0 * moved as f64 / bench::copy_bytes_per_s(session.roof.threads, moved as usize)).max(on_link);
             let time = bench::collective(which, ranks, args.dtype, elems, &options, session.iterations)?;
             let algbw = size as f64 / time.p50_s / 1e9;
             let busbw = algbw * which.bus_factor(ranks);
