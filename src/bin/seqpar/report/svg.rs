@@ -58,7 +58,9 @@ fn panel(out: &mut String, named: &Named, longest_ns: u64, mut y: f64) -> f64 {
         escaped(&facts)
     );
     y += TITLE - 12.0;
-    let top = y;
+    let rows: usize = named.report.streams.iter().map(Vec::len).sum();
+    let bottom = y + rows as f64 * ROW + named.report.streams.len() as f64 * RANK_GAP;
+    axis(out, y, bottom, longest_ns, &x);
     let mut spans: Vec<Vec<Vec<&Span>>> =
         named.report.streams.iter().map(|streams| vec![Vec::new(); streams.len()]).collect();
     named.report.spans.iter().for_each(|span| spans[span.rank][span.stream].push(span));
@@ -89,8 +91,7 @@ fn panel(out: &mut String, named: &Named, longest_ns: u64, mut y: f64) -> f64 {
         }
         y += RANK_GAP;
     }
-    axis(out, top, y, longest_ns, &x);
-    y + AXIS
+    bottom + AXIS
 }
 
 fn bars(out: &mut String, spans: &[&Span], y: f64, scale: f64) {

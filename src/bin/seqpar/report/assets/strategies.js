@@ -43,7 +43,8 @@ const strategyBars = (rows) => (width) => {
       group.append(svg("line", { x1: x(bound), x2: x(bound), y1: y - 3, y2: y + 34, stroke: paint("bound"), "stroke-width": 2, "stroke-dasharray": "3 2" }));
     }
     // Last, so that no mark runs through it.
-    group.append(text(x(us) + 8, y + 15, formatNs(us * 1e3), { class: "halo" }));
+    const end = bound !== null && bound > us && x(bound) - x(us) < 70 ? x(bound) : x(us);
+    group.append(text(end + 8, y + 15, formatNs(us * 1e3), { class: "halo" }));
     root.append(withTip(group, lines));
   });
   return root;

@@ -104,7 +104,7 @@ const timeline = () => {
   };
 
   const drawGrid = (colours) => {
-    const step = niceStep((to - from) / Math.max(2, plot() / 110));
+    const step = niceStep((to - from) / Math.max(2, plot() / 85));
     pen.font = "12px system-ui, sans-serif";
     pen.textBaseline = "middle";
     pen.textAlign = "center";
@@ -132,11 +132,11 @@ const timeline = () => {
     pen.font = "12px system-ui, sans-serif";
     if (row.first) {
       pen.fillStyle = colours.text;
-      pen.fillText(`rank ${row.rank}`, 8, middle);
+      pen.fillText(width < 520 ? `r${row.rank}` : `rank ${row.rank}`, 8, middle);
     }
     pen.textAlign = "right";
     pen.fillStyle = colours.quiet;
-    pen.fillText(row.stream, left - 8, middle, left - (row.first ? 58 : 12));
+    pen.fillText(row.stream, left - 8, middle, left - (width < 520 ? 36 : 58));
     pen.save();
     pen.beginPath();
     pen.rect(left, y, plot() + 8, row.height);
