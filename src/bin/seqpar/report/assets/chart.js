@@ -29,7 +29,9 @@ const line = (x1, y1, x2, y2, className) => svg("line", { x1, y1, x2, y2, class:
 
 // Ticks of a linear axis from 0.
 const ticks = (most, wanted) => {
-  const step = niceStep(most / wanted);
+  let step = niceStep(most / wanted);
+  // Two ticks say little: half the step if only they would stand.
+  if (most / step < 2) step /= 2;
   return Array.from({ length: Math.floor(most / step + 1e-9) + 1 }, (_, i) => i * step);
 };
 // Powers of `base` that an axis from low to high shows.

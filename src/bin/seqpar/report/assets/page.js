@@ -108,6 +108,8 @@ const build = () => {
       el("div", { class: "panels" }, framed("Kernels", null, rooflineChart(points, data.roof))),
       legend(groups.map((group) => [group, paint(GROUPS[group] ?? "s6")]))));
   }
+  // Two charts of one panel each stand side by side where there is room.
+  if (pairs.length > 0 && points.length > 0) [...main.children].slice(-2).forEach((node) => node.classList.add("half"));
   if (data.rows.length > 0) {
     main.append(section("Rows", `${data.rows.length} as they were recorded`, el("details", {}, el("summary", {}, "All figures"), rowTable(data.rows))));
   }

@@ -22,7 +22,7 @@ const rooflineChart = (points, roof) => (width) => {
   const intensity = (point) => point.flops / point.bytes, rate = (point) => point.flops / point.us / 1e3;
   const ridge = roof ? roof.flops_per_s / roof.bytes_per_s : null, peak = roof ? roof.flops_per_s / 1e9 : null;
   const xs = points.map(intensity).concat(ridge ? [ridge] : []), ys = points.map(rate).concat(peak ? [peak] : []);
-  const [lowX, highX] = [Math.min(...xs) / 2, Math.max(...xs) * 2.2];
+  const [lowX, highX] = [Math.min(...xs) / 3, Math.max(...xs) * 2.2];
   const lowest = roof ? Math.min(...ys, lowX * roof.bytes_per_s / 1e9) : Math.min(...ys);
   const [lowY, highY] = [lowest / 1.6, Math.max(...ys) * 1.8];
   const x = (v) => left + Math.log(v / lowX) / Math.log(highX / lowX) * (width - left - right);

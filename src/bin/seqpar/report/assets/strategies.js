@@ -17,7 +17,7 @@ const strategyBars = (rows) => (width) => {
   const x = (us) => left + (us / most) * (width - left - right);
   const height = rows.length * BAR_ROW + bottom;
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Time of each strategy" });
-  ticks(most, Math.max(2, (width - left - right) / 75)).forEach((us) => {
+  ticks(most, Math.max(2, (width - left - right) / 90)).forEach((us) => {
     root.append(line(x(us), 0, x(us), height - bottom, "grid"),
       text(x(us), height - bottom + 18, formatNs(us * 1e3), { "text-anchor": "middle", class: "q" }));
   });
@@ -133,7 +133,7 @@ const predictionBars = (pairs) => (width) => {
   const x = (us) => (us / most) * (width - right);
   const height = pairs.length * row + bottom;
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Prediction beside measurement" });
-  ticks(most, Math.max(2, (width - right) / 75)).forEach((us) => root.append(line(x(us), 0, x(us), height - bottom, "grid"),
+  ticks(most, Math.max(2, (width - right) / 90)).forEach((us) => root.append(line(x(us), 0, x(us), height - bottom, "grid"),
     text(x(us), height - 8, formatNs(us * 1e3), { "text-anchor": us === 0 ? "start" : "middle", class: "q" })));
   pairs.forEach((pair, i) => {
     const y = i * row + 2, error = pair.simulated / pair.measured - 1;
