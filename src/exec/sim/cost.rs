@@ -38,7 +38,7 @@ pub(super) fn piece(machine: &SimMachine, kernel: &Kernel, piece: usize) -> Cost
     let cost = kernel.piece_cost(piece);
     match &machine.device {
         Device::Host(host) => {
-            Cost { fixed_s: host.kernel_s(kernel.dtype(), cost.flops, cost.bytes), ..Cost::default() }
+            Cost { fixed_s: host.machine.kernel_s(kernel.dtype(), cost.flops, cost.bytes), ..Cost::default() }
         }
         Device::Gpu(gpu) => Cost {
             // One launch, whatever the pieces.
@@ -52,7 +52,7 @@ pub(super) fn piece(machine: &SimMachine, kernel: &Kernel, piece: usize) -> Cost
 /// A copy that reads and writes `bytes` in all.
 pub(super) fn copy(machine: &SimMachine, bytes: f64) -> Cost {
     match &machine.device {
-        Device::Host(host) => Cost { fixed_s: host.kernel_s(Dtype::F32, 0.0, bytes), ..Cost::default() },
+        Device::Host(host) => Cost { fixed_s: host.machine.kernel_s(Dtype::F32, 0.0, bytes), ..Cost::default() },
         Device::Gpu(gpu) => Cost { fixed_s: gpu.gap_s, compute_s: 0.0, memory_s: bytes / gpu.memory_bytes_per_s },
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::machine::{Device, Gpu, Link, Net, Protocol, SimMachine};
+use super::machine::{Device, Gpu, Host, Link, Net, Protocol, SimMachine};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 
@@ -28,7 +28,7 @@ impl SimMachine {
 }
 
 fn host(name: &str, file: &mut Constants) -> Result<SimMachine> {
-    Ok(SimMachine::host(Machine {
+    let machine = Machine {
         name: name.into(),
         f32_flops: file.number("f32_gflops")? * 1e9,
         half_flops: file.number("half_gflops")? * 1e9,
@@ -36,7 +36,9 @@ fn host(name: &str, file: &mut Constants) -> Result<SimMachine> {
         link_bytes_per_s: file.number("link_gbps")? * 1e9,
         link_latency_s: file.time("link_us")?,
         launch_s: file.time("launch_us")?,
-    }))
+    };
+    let host = Host { machine, wake_s: file.time("wake_us")? };
+    Ok(SimMachine { device: Device::Host(host), ..SimMachine::host(Machine { name: name.into(), ..Machine::cpu() }) })
 }
 
 fn gpu(name: &str, file: &mut Constants) -> Result<SimMachine> {

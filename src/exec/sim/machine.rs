@@ -18,11 +18,21 @@ pub struct SimMachine {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Device {
-    /// Threads and the host executor's link model: one port out and one in a rank, a message at
-    /// a time, kernels as long as [`Machine::kernel_s`] says.
-    Host(Machine),
+    /// Threads and the host executor's link model.
+    Host(Host),
     /// A GPU, with NCCL or its copy engines.
     Gpu(Box<Gpu>),
+}
+
+/// Ranks as threads: one port out and one in a rank, a message at a time, kernels as long as
+/// [`Machine::kernel_s`] says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Host {
+    /// Rates.
+    pub machine: Machine,
+    /// A thread that sleeps until a time wakes up to this much later, and half of it at least. It
+    /// costs little by itself, but it disturbs the order of an all-to-all.
+    pub wake_s: f64,
 }
 
 /// A GPU, the links of its node and of its network. Rates are bytes/s and FLOP/s, times seconds.
@@ -115,9 +125,10 @@ pub struct Net {
 }
 
 impl SimMachine {
-    /// The host executor on `machine`: its link model and its paced clock.
+    /// The host executor on `machine`: its link model and its paced clock, with threads that wake
+    /// as late as Linux lets them (50 us of timer slack, and as much again until they run).
     pub fn host(machine: Machine) -> Self {
-        Self { name: machine.name.clone(), ranks: 4096, device: Device::Host(machine) }
+        Self { name: machine.name.clone(), ranks: 4096, device: Device::Host(Host { machine, wake_s: 100e-6 }) }
     }
 
     /// The machine of that name: one of [`MACHINES`].
@@ -145,7 +156,7 @@ impl SimMachine {
     pub fn with_links(&self, factor: f64) -> Self {
         let mut machine = self.clone();
         match &mut machine.device {
-            Device::Host(host) => host.link_bytes_per_s *= factor,
+            Device::Host(host) => host.machine.link_bytes_per_s *= factor,
             Device::Gpu(gpu) => {
                 let link = &mut gpu.link;
                 link.port_bytes_per_s *= factor;

@@ -23,7 +23,7 @@ mod record;
 mod run;
 mod share;
 
-pub use machine::{Device, Gpu, Link, MACHINES, Net, Protocol, SimMachine};
+pub use machine::{Device, Gpu, Host, Link, MACHINES, Net, Protocol, SimMachine};
 pub use program::Measured;
 pub use record::Busy;
 

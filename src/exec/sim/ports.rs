@@ -5,13 +5,14 @@
 //! no port is reserved ahead. Of the messages to a rank that can start at once the one from the
 //! nearest rank before it goes first. An op ends when its last message has arrived and its own
 //! have left; where messages are summed, the receiver lets go of all of them once the last has
-//! started. Same figures as the executor: `tests/sim_host.rs`.
+//! started. Threads sleep and wake late, which costs an all-to-all its order: its rounds are no
+//! pairs any more, and ports idle. Same figures as the executor: `tests/sim_host.rs`.
 
 use std::collections::HashMap;
 
+use super::machine::Host;
 use super::program::{Exchange, Program};
 use super::queue::{Lane, Queue, What, ns};
-use crate::machine::Machine;
 
 /// `index`-th message from `from` to `to` under a tag.
 type Key = (u32, u32, u32, u32);
@@ -19,6 +20,7 @@ type Key = (u32, u32, u32, u32);
 pub(super) struct Ports {
     bytes_per_s: f64,
     latency_ns: u64,
+    wake_ns: u64,
     /// When each rank's port out and port in are free.
     free: Vec<(u64, u64)>,
     calls: Vec<Call>,
@@ -50,10 +52,11 @@ struct Flight {
 }
 
 impl Ports {
-    pub(super) fn new(machine: &Machine, ranks: usize) -> Self {
+    pub(super) fn new(host: &Host, ranks: usize) -> Self {
         Self {
-            bytes_per_s: machine.link_bytes_per_s,
-            latency_ns: ns(machine.link_latency_s),
+            bytes_per_s: host.machine.link_bytes_per_s,
+            latency_ns: ns(host.machine.link_latency_s),
+            wake_ns: ns(host.wake_s),
             free: vec![(0, 0); ranks],
             calls: Vec::new(),
             unused: Vec::new(),
@@ -133,7 +136,8 @@ impl Ports {
             let first = flights.iter().enumerate().map(|(i, f)| (ready(f), (to + ranks - f.from) % ranks, i)).min();
             let Some((at, _, index)) = first else { break };
             if at > now {
-                queue.push(at, self.calls[call as usize].lane, What::Wake { call });
+                let lane = self.calls[call as usize].lane;
+                queue.push(self.woken(lane, at), lane, What::Wake { call });
                 return;
             }
             let flight = self.calls[call as usize].flights.remove(index);
@@ -168,10 +172,19 @@ impl Ports {
     fn finish(&mut self, index: u32, now: u64, queue: &mut Queue) {
         let call = &mut self.calls[index as usize];
         if call.unstarted == 0 && call.held == 0 && call.end != u64::MAX {
-            queue.push(call.end.max(now), call.lane, What::CommEnd);
+            let (lane, end) = (call.lane, call.end);
             // Ended once; the slot may be used again.
             call.end = u64::MAX;
             self.unused.push(index);
+            let end = if end > now { self.woken(lane, end) } else { now };
+            queue.push(end, lane, What::CommEnd);
         }
+    }
+
+    /// When a thread runs that sleeps until `at`: late, by a part that looks random and is not.
+    fn woken(&self, lane: Lane, at: u64) -> u64 {
+        let mixed =
+            (at ^ u64::from(lane.rank) << 40 ^ u64::from(lane.stream) << 56).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        at + self.wake_ns / 2 + (mixed >> 32) % (self.wake_ns / 2).max(1)
     }
 }
