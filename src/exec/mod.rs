@@ -2,6 +2,7 @@
 //! prediction and a measurement are the same picture: [`trace`] writes it for Chrome or Perfetto,
 //! [`overlap`] condenses it. [`host`] needs no GPU; [`sim`] needs no time.
 
+pub mod collective;
 pub mod host;
 mod report;
 pub mod sim;
