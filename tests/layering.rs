@@ -44,6 +44,16 @@ fn a_lower_layer_never_names_a_higher_one() {
     }));
 }
 
+/// Executors that must not know each other.
+const EXECUTORS: [&str; 3] = ["host", "sim", "cuda"];
+
+#[test]
+fn no_executor_names_another() {
+    refuse_none(sources().iter().flat_map(|file| {
+        names_of_other_executors(&file.module, &file.text).into_iter().map(|what| format!("{}: {what}", file.name))
+    }));
+}
+
 #[test]
 fn every_module_has_a_layer() {
     let all = sources();
@@ -148,6 +158,17 @@ fn upward_names(module: &[String], text: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// Paths from one executor to another; what both need stands in `exec`.
+fn names_of_other_executors(module: &[String], text: &str) -> Vec<String> {
+    let executor = |path: &[String]| match path {
+        [first, second, ..] if first == "exec" && EXECUTORS.contains(&second.as_str()) => Some(second.clone()),
+        _ => None,
+    };
+    let Some(own) = executor(module) else { return Vec::new() };
+    let named = paths(module, text).into_iter().filter_map(|(line, path)| Some((line, executor(&path)?)));
+    named.filter(|(_, other)| *other != own).map(|(line, other)| format!("line {line} names exec::{other}")).collect()
 }
 
 /// All paths that start at the crate's root, with their line; `super` is resolved, groups in
@@ -423,6 +444,24 @@ fn the_scanner_finds_upward_names() {
         ("plan::law", "use mycrate::exec::Report; // execute"),
     ] {
         assert_eq!(upward_names(&module(from), text), Vec::<String>::new(), "{from}: {text}");
+    }
+}
+
+#[test]
+fn the_scanner_finds_one_executor_in_another() {
+    for (from, text) in [
+        ("exec::sim", "use crate::exec::host::Link;"),
+        ("exec::sim::ports", "use super::super::host::Link;"),
+        ("exec::host::stream", "/// As [`crate::exec::sim`] does."),
+    ] {
+        assert_eq!(names_of_other_executors(&module(from), text).len(), 1, "{from}: {text}");
+    }
+    for (from, text) in [
+        ("exec", "pub use host::Link; use crate::exec::sim::simulate;"),
+        ("exec::sim::run", "use crate::exec::{Report, Span}; use super::ports::Ports;"),
+        ("auto", "use crate::exec::sim::simulate; use crate::exec::host::Link;"),
+    ] {
+        assert_eq!(names_of_other_executors(&module(from), text), Vec::<String>::new(), "{from}: {text}");
     }
 }
 

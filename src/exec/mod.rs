@@ -1,9 +1,11 @@
 //! Executors run plans. They share one small vocabulary, the [`Report`] of [`Span`]s, so that a
 //! prediction and a measurement are the same picture: [`trace`] writes it for Chrome or Perfetto,
-//! [`overlap`] condenses it. [`host`] needs no GPU.
+//! [`overlap`] condenses it. [`host`] needs no GPU; [`sim`] needs no time.
 
+pub mod collective;
 pub mod host;
 mod report;
+pub mod sim;
 pub mod trace;
 
 pub use report::{Overlap, exposed, overlap};
