@@ -112,13 +112,12 @@ fn collectives_speak_as_nccl_tests_do() {
     let folder = folder("collectives");
     let (headers, rows) = lines("collectives --ranks 4 --bytes 4096:16KiB --iterations 3 --json c.json", &folder);
     assert!(headers.iter().any(|line| line.contains("size") && line.contains("busbw")));
-    assert_eq!(rows.len(), 6 * 3);
+    assert_eq!(rows.len(), 5 * 3);
     let factors = [
         ("all-gather", 0.75),
         ("all-to-all", 0.75),
         ("reduce-scatter", 0.75),
         ("all-reduce", 1.5),
-        ("broadcast", 1.0),
         ("send-recv-ring", 1.0),
     ];
     for row in record(&folder, "c.json")["rows"].as_array().unwrap() {

@@ -8,9 +8,7 @@
 
 mod alone;
 mod bound;
-mod collective;
 mod kernel;
-mod layer;
 mod overlap;
 mod pace;
 mod roof;
@@ -19,9 +17,8 @@ mod world;
 
 pub use alone::{compute_alone, transfers_alone};
 pub use bound::arrival_bound_s;
-pub use collective::{Collective, collective};
 pub use kernel::{Measured, kernel};
-pub use layer::{LayerRun, layer};
 pub use overlap::{Case, Conditions, Overlapped, Part, Speed, overlap};
-pub use roof::{Roof, copy_bytes_per_s};
+pub use roof::{Roof, copy_bytes_per_s, cost_of};
 pub use samples::Samples;
+pub use world::{Timed, timed};

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::kernel::host::multiply_adds;
 use crate::kernel::spec::Cost;
+use crate::plan::Plan;
 
 const REPEATS: usize = 9;
 /// Beyond the caches that a thread has to itself.
@@ -35,6 +36,20 @@ impl Roof {
     pub fn seconds(&self, cost: Cost) -> f64 {
         (cost.flops / self.flops_per_s).max(cost.bytes / self.bytes_per_s)
     }
+
+    /// The shortest time that the kernels of all ranks can take, one after the other.
+    pub fn plans_s(&self, plans: &[Plan]) -> f64 {
+        costs(plans).map(|cost| self.seconds(cost)).sum()
+    }
+}
+
+/// What the kernels of all ranks cost together.
+pub fn cost_of(plans: &[Plan]) -> Cost {
+    costs(plans).fold(Cost::default(), |a, b| a + b)
+}
+
+fn costs(plans: &[Plan]) -> impl Iterator<Item = Cost> {
+    plans.iter().flat_map(|plan| plan.op_ids().filter_map(|id| plan.kernel(id)).map(|kernel| kernel.cost()))
 }
 
 /// Rate at which `threads` threads together copy `bytes` bytes, again and again: bytes read and

@@ -2,12 +2,35 @@
 
 use std::sync::Arc;
 
+use super::alone::NOTHING;
+use super::samples::Samples;
 use crate::error::Result;
 use crate::exec::Report;
 use crate::exec::host::{Bindings, HostOptions, HostTensor, Prepared, prepare};
 use crate::plan::{Plan, Role, check_world};
 
-use super::alone::NOTHING;
+/// Times of a world.
+#[derive(Clone, Debug)]
+pub struct Timed {
+    /// From the first op to the end of the last.
+    pub time: Samples,
+    /// The last run.
+    pub report: Report,
+}
+
+/// Measures `iterations` runs of `plans`, after one to warm up.
+///
+/// # Errors
+/// Plans that break the law, a run that fails.
+pub fn timed(plans: Vec<Plan>, options: HostOptions, iterations: usize) -> Result<Timed> {
+    let mut world = World::new(plans, options)?;
+    let (mut times, mut report) = (Vec::new(), world.run()?);
+    for _ in 0..iterations {
+        report = world.run()?;
+        times.push(seconds(&report));
+    }
+    Ok(Timed { time: Samples::of(&times), report })
+}
 
 /// A prepared world and what is bound to it.
 pub(super) struct World {

@@ -1,9 +1,11 @@
 //! Flag values with limits: a bad one is refused while the command line is parsed.
 
+use std::path::Path;
 use std::str::FromStr;
 
-use seqpar::bench::Collective;
 use seqpar::dtype::Dtype;
+use seqpar::exec::collective::Collective;
+use seqpar::exec::sim::{Device, SimMachine};
 use seqpar::machine::Machine;
 use seqpar::strategy::Strategy;
 
@@ -146,8 +148,26 @@ pub(crate) fn collective(text: &str) -> Result<Collective, String> {
     Collective::from_str(text).map_err(|error| error.to_string())
 }
 
-/// A machine by name.
+/// The rates of a machine by name or file. Of a GPU: its matrix product, its memory, and among
+/// ranks what a ring of sends reaches once it has all its channels.
 pub(crate) fn machine(text: &str) -> Result<Machine, String> {
-    let cpu = Machine::cpu();
-    if text == cpu.name { Ok(cpu) } else { Err(format!("unknown machine \"{text}\": use {}", cpu.name)) }
+    let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| format!("{text}: {error}"));
+    let found = match Path::new(text) {
+        path if path.is_file() => SimMachine::parse(text, &read(path)?),
+        _ => SimMachine::named(text),
+    };
+    let found = found.map_err(|error| error.to_string())?;
+    match &found.device {
+        Device::Host(host) => Ok(host.machine.clone()),
+        Device::Gpu(gpu) => Ok(Machine {
+            name: found.name.clone(),
+            f32_flops: gpu.f32_flops,
+            half_flops: gpu.gemm_flops,
+            memory_bytes_per_s: gpu.memory_bytes_per_s,
+            link_bytes_per_s: gpu.link.peer_bytes_per_s.last().map_or(gpu.link.ring_bytes_per_s, |(_, rate)| *rate),
+            link_latency_s: gpu.link.peer_s,
+            launch_s: gpu.gap_s,
+        }),
+        _ => Err(format!("machine \"{text}\" has no rates to keep to: use a host or GPU machine")),
+    }
 }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use seqpar::bench::Collective;
 use seqpar::dtype::Dtype;
+use seqpar::exec::collective::Collective;
 use seqpar::machine::Machine;
 
 use crate::args::Text;
@@ -35,8 +35,8 @@ Examples:
     Layer(LayerArgs),
     /// Collectives among ranks, in the terms of nccl-tests
     #[command(after_help = "\
-size: the whole array for all-gather and reduce-scatter, one rank's array for all-reduce and
-broadcast, all slots of a rank for all-to-all, one message for send-recv-ring.
+size: the whole array for all-gather and reduce-scatter, one rank's array for all-reduce, all slots
+of a rank for all-to-all, one message for send-recv-ring; f32.
 algbw = size / time; busbw = algbw times what of the size crosses a port. 1 GB = 1e9 bytes.
 
 Examples:
@@ -169,8 +169,8 @@ pub(crate) struct OverlapArgs {
     /// Choose the link so that T_comm is this many times T_gemm [default: 1, without a link flag]
     #[arg(long, value_name = "x", value_parser = numbers::rate, conflicts_with_all = ["link_gbps", "link_us"], help_heading = "Link")]
     pub(crate) ratio: Option<f64>,
-    /// Keep to the kernel and link rates of this machine, its time stretched until this host's
-    /// kernels fit; times are then that machine's
+    /// Keep to the kernel and link rates of this machine (h100x8, ..., cpu, or a machine file), its
+    /// time stretched until this host's kernels fit; times are then that machine's
     #[arg(long, value_name = "MACHINE", value_parser = numbers::machine, help_heading = "Measuring")]
     pub(crate) paced: Option<Machine>,
     #[command(flatten)]
@@ -194,15 +194,12 @@ pub(crate) struct CollectivesArgs {
     /// Ranks
     #[arg(long, value_name = "P", default_value = "2", value_parser = numbers::ranks, help_heading = "Ranks")]
     pub(crate) ranks: usize,
-    /// all-gather, all-to-all, reduce-scatter, all-reduce, broadcast, send-recv-ring [default: all]
+    /// all-gather, all-to-all, reduce-scatter, all-reduce, send-recv-ring [default: all]
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = numbers::collective)]
     pub(crate) collective: Vec<Collective>,
     /// Sizes: one number, a list or a range of doublings: 64KiB:16MiB
     #[arg(long, value_name = "SIZE", default_value = "64KiB:16MiB", value_parser = numbers::series)]
     pub(crate) bytes: Series,
-    /// Element type: f32, f16 or bf16
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = numbers::dtype)]
-    pub(crate) dtype: Dtype,
     #[command(flatten)]
     pub(crate) link: LinkArgs,
     #[command(flatten)]

@@ -1,6 +1,7 @@
 //! `seqpar bench collectives`.
 
-use seqpar::bench::{self, Collective};
+use seqpar::bench;
+use seqpar::exec::collective::Collective;
 use seqpar::exec::host::HostOptions;
 use seqpar::plan::Plan;
 use serde_json::json;
@@ -10,6 +11,9 @@ use super::lines::{self, Columns};
 use super::{DEADLINE, Session, link, link_text};
 use crate::fault::{Fault, Result};
 use crate::{engine, record, run};
+
+/// Bytes of an element: collectives are measured in f32, in which sums travel.
+const WIDTH: usize = 4;
 
 const COLUMNS: Columns = Columns(&[
     ("collective", "", 15),
@@ -31,10 +35,9 @@ pub(super) fn run(args: &CollectivesArgs) -> Result<()> {
     if !(2..=run::MOST_RUNNING).contains(&ranks) {
         return Err(Fault::Usage(format!("--ranks {ranks}: use 2 to {}", run::MOST_RUNNING)));
     }
-    let width = args.dtype.bytes();
-    if let Some(size) = args.bytes.0.iter().find(|size| **size < ranks * width) {
-        let why =
-            format!("--bytes {size} is less than one element for each of {ranks} ranks: use {} or more", ranks * width);
+    if let Some(size) = args.bytes.0.iter().find(|size| **size < ranks * WIDTH) {
+        let least = ranks * WIDTH;
+        let why = format!("--bytes {size} is less than one element for each of {ranks} ranks: use {least} or more");
         return Err(Fault::Usage(why));
     }
     let mut session = Session::new(&args.measure)?;
@@ -58,16 +61,16 @@ pub(super) fn run(args: &CollectivesArgs) -> Result<()> {
     for which in wanted {
         for &size in &args.bytes.0 {
             // Whole slots, as nccl-tests rounds.
-            let elems = size / width / ranks * ranks;
-            let size = elems * width;
-            let plans = which.plans(ranks, args.dtype, elems);
+            let elems = size / WIDTH / ranks * ranks;
+            let size = elems * WIDTH;
+            let plans = which.plans(size as u64, ranks)?;
             engine::refuse_beyond_memory(engine::peak_bytes(&plans)?)?;
             let moved: u64 = plans.iter().map(Plan::bytes_sent).sum();
             let most = plans.iter().map(Plan::bytes_sent).max().unwrap_or(0);
             let on_link = link.map_or(0.0, |link| link.latency_s + most as f64 / link.bytes_per_s);
             let roof_s =
                 (2.0 * moved as f64 / bench::copy_bytes_per_s(session.roof.threads, moved as usize)).max(on_link);
-            let time = bench::collective(which, ranks, args.dtype, elems, &options, session.iterations)?;
+            let time = bench::timed(plans, options.clone(), session.iterations)?.time;
             let algbw = size as f64 / time.p50_s / 1e9;
             let busbw = algbw * which.bus_factor(ranks);
             COLUMNS.row(vec![
@@ -75,7 +78,7 @@ pub(super) fn run(args: &CollectivesArgs) -> Result<()> {
                 ranks.to_string(),
                 size.to_string(),
                 elems.to_string(),
-                args.dtype.to_string(),
+                "f32".into(),
                 lines::us(time.p50_s),
                 lines::us(time.p95_s),
                 format!("{algbw:.2}"),
@@ -93,7 +96,7 @@ pub(super) fn run(args: &CollectivesArgs) -> Result<()> {
                 "ranks": ranks,
                 "size_bytes": size,
                 "count": elems,
-                "dtype": args.dtype.to_string(),
+                "dtype": "f32",
                 "time_us": record::samples(&time),
                 "algbw_gbps": algbw,
                 "busbw_gbps": busbw,

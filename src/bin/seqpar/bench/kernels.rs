@@ -50,6 +50,7 @@ const COLUMNS: Columns = Columns(&[
 
 pub(super) fn run(args: &KernelArgs, family: Family) -> Result<()> {
     let shape = Shape::new(&args.shape)?;
+    let layers = shape.layers(1)?;
     let mut session = Session::new(&args.measure)?;
     let notes = [
         shape.describe(),
@@ -58,8 +59,7 @@ pub(super) fn run(args: &KernelArgs, family: Family) -> Result<()> {
     ];
     COLUMNS.begin(&session, family.name(), &notes)?;
     let mut noisy = 0;
-    for &tokens in &shape.tokens {
-        let problem = shape.layer(tokens, 1)?;
+    for (tokens, problem) in layers {
         for (shape_text, kernel) in kernels(&problem, family) {
             let bytes: u64 = kernel.operands().iter().map(seqpar::kernel::spec::Operand::bytes).sum();
             engine::refuse_beyond_memory(2 * bytes)?;

@@ -1,8 +1,8 @@
 //! `seqpar bench layer`.
 
-use seqpar::bench::{self, LayerRun};
-use seqpar::exec;
+use seqpar::bench;
 use seqpar::exec::host::HostOptions;
+use seqpar::exec::{self, Report};
 use seqpar::strategy::{self, Options};
 use serde_json::json;
 
@@ -36,6 +36,7 @@ const COLUMNS: Columns = Columns(&[
 pub(super) fn run(args: &LayerArgs) -> Result<()> {
     let shape = Shape::new(&args.shape)?;
     refuse_many(&args.world)?;
+    let layers = shape.layers(args.world.ranks)?;
     let mut session = Session::new(&args.measure)?;
     let link = link(&args.link);
     let notes = [
@@ -45,8 +46,7 @@ pub(super) fn run(args: &LayerArgs) -> Result<()> {
     ];
     COLUMNS.begin(&session, "layer", &notes)?;
     let mut noisy = 0;
-    for &tokens in &shape.tokens {
-        let problem = shape.layer(tokens, args.world.ranks)?;
+    for (tokens, problem) in layers {
         let attention = &problem.attention;
         let mut measured = 0;
         for (strategy, mesh) in candidates(&args.world, (attention.heads, attention.kv_heads))? {
@@ -70,8 +70,9 @@ pub(super) fn run(args: &LayerArgs) -> Result<()> {
                 poison: false,
                 ..HostOptions::default()
             };
-            let found = bench::layer(plans, options, &session.roof, session.iterations)?;
-            let hidden = hidden(&found);
+            let (cost, roof_s) = (bench::cost_of(&plans), session.roof.plans_s(&plans));
+            let found = bench::timed(plans, options, session.iterations)?;
+            let hidden = hidden(&found.report);
             COLUMNS.row(vec![
                 strategy.name().into(),
                 mesh.world().to_string(),
@@ -81,11 +82,11 @@ pub(super) fn run(args: &LayerArgs) -> Result<()> {
                 attention.dtype.to_string(),
                 lines::us(found.time.p50_s),
                 lines::us(found.time.p95_s),
-                format!("{:.2}", found.cost.flops / 1e9),
-                format!("{:.1}", found.cost.flops / found.time.p50_s / 1e9),
+                format!("{:.2}", cost.flops / 1e9),
+                format!("{:.1}", cost.flops / found.time.p50_s / 1e9),
                 hidden.map_or("-".into(), |part| format!("{part:.2}")),
-                lines::us(found.roof_s),
-                format!("{:.2}", found.roof_s / found.time.p50_s),
+                lines::us(roof_s),
+                format!("{:.2}", roof_s / found.time.p50_s),
                 lines::spread(&found.time),
             ])?;
             noisy += usize::from(lines::is_noisy(&found.time));
@@ -103,12 +104,12 @@ pub(super) fn run(args: &LayerArgs) -> Result<()> {
                 "tokens": tokens,
                 "dtype": attention.dtype.to_string(),
                 "bytes_per_rank": bytes,
-                "flops": found.cost.flops,
-                "bytes": found.cost.bytes,
+                "flops": cost.flops,
+                "bytes": cost.bytes,
                 "time_us": record::samples(&found.time),
                 "hidden": hidden,
-                "roof_us": found.roof_s * 1e6,
-                "roof_fraction": found.roof_s / found.time.p50_s,
+                "roof_us": roof_s * 1e6,
+                "roof_fraction": roof_s / found.time.p50_s,
             }));
             session.reports.push(Named {
                 name: format!("{}, {tokens} tokens", run::describe(strategy, &mesh)),
@@ -126,8 +127,8 @@ pub(super) fn run(args: &LayerArgs) -> Result<()> {
 }
 
 /// Part of the transfer time of all ranks that lay under kernels.
-fn hidden(found: &LayerRun) -> Option<f64> {
-    let ranks = exec::overlap(&found.report);
+fn hidden(report: &Report) -> Option<f64> {
+    let ranks = exec::overlap(report);
     let comm: u64 = ranks.iter().map(|rank| rank.comm_ns).sum();
     let exposed: u64 = ranks.iter().map(|rank| rank.exposed_ns).sum();
     (comm > 0).then(|| 1.0 - exposed as f64 / comm as f64)

@@ -40,6 +40,7 @@ const COLUMNS: Columns = Columns(&[
 pub(super) fn run(args: &OverlapArgs) -> Result<()> {
     let shape = Shape::new(&args.shape)?;
     refuse_many(&args.world)?;
+    let layers = shape.layers(args.world.ranks)?;
     let mut session = Session::new(&args.measure)?;
     let speed = speed(args);
     let mut notes = vec![
@@ -62,8 +63,7 @@ pub(super) fn run(args: &OverlapArgs) -> Result<()> {
         deadline: DEADLINE,
     };
     let mut noisy = 0;
-    for &tokens in &shape.tokens {
-        let mut problem = shape.layer(tokens, args.world.ranks)?;
+    for (tokens, mut problem) in layers {
         if args.part != PartFlag::Layer {
             problem.mlp = None;
         }

@@ -13,9 +13,8 @@ use crate::fault::{Fault, Result};
 pub(super) struct Shape {
     /// Title of rows and reports.
     pub(super) name: String,
-    /// Token counts to go through.
-    pub(super) tokens: Vec<usize>,
-    pub(super) dtype: Dtype,
+    tokens: Vec<usize>,
+    dtype: Dtype,
     model: Option<&'static Model>,
     batch: usize,
     text_tokens: usize,
@@ -76,9 +75,14 @@ impl Shape {
         )
     }
 
+    /// The layer of each token count, so that no size is refused after others were measured.
+    pub(super) fn layers(&self, ranks: usize) -> Result<Vec<(usize, LayerProblem)>> {
+        self.tokens.iter().map(|&tokens| Ok((tokens, self.layer(tokens, ranks)?))).collect()
+    }
+
     /// The layer with `tokens` image tokens over `ranks` ranks; of a model with several kinds of
     /// layers the first.
-    pub(super) fn layer(&self, tokens: usize, ranks: usize) -> Result<LayerProblem> {
+    fn layer(&self, tokens: usize, ranks: usize) -> Result<LayerProblem> {
         let Self { batch, text_tokens, replicate_text, heads, kv_heads, head_dim, hidden, dtype, .. } = *self;
         let problem = match self.model {
             Some(model) => {
