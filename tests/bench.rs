@@ -111,6 +111,8 @@ fn a_paced_run_keeps_the_time_of_its_machine() {
     assert!(found.stretch >= 1.0);
     assert!(found.overlapped.p50_s >= found.gemm.min_s && found.overlapped.p50_s <= 1.3 * found.sequential.p50_s);
     assert!(found.hidden_fraction() <= 1.2 && found.regret() > -0.2, "{found:?}");
+    let error = found.predicted_s().unwrap() / found.overlapped.p50_s - 1.0;
+    assert!(error.abs() < 0.4, "{error}");
     let comms = found.report.spans.iter().filter(|span| span.kind == SpanKind::Comm).count();
     assert!(comms > 0 && found.bytes > 0 && found.messages > 0 && found.link.is_some());
 }

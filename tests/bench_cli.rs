@@ -59,13 +59,16 @@ fn overlap_prints_a_row_for_each_strategy_and_size_and_records_it() {
     assert_eq!(record["record"], 1);
     let recorded = record["rows"].as_array().unwrap();
     assert_eq!(recorded.len(), rows.len());
-    assert_eq!(record["reports"].as_array().unwrap().len(), rows.len());
+    // Each measurement and its prediction.
+    let kinds: Vec<&Value> = record["reports"].as_array().unwrap().iter().map(|report| &report["kind"]).collect();
+    assert_eq!(kinds, ["measured", "simulated"].repeat(rows.len()));
     for row in recorded {
         let p50 = |key: &str| row[key]["p50"].as_f64().unwrap();
         let (gemm, comm, seq, ovl) = (p50("t_gemm_us"), p50("t_comm_us"), p50("t_seq_us"), p50("time_us"));
         let close = |a: f64, b: f64| (a - b).abs() < 1e-6 * b.abs().max(1.0);
         assert!(close(row["hidden_fraction"].as_f64().unwrap(), (seq - ovl) / gemm.min(comm)), "{row}");
         assert!(close(row["regret"].as_f64().unwrap(), ovl / row["t_lb_us"].as_f64().unwrap() - 1.0), "{row}");
+        assert!(row["t_sim_us"].as_f64().unwrap() > 0.0, "{row}");
         assert!(seq > gemm.max(comm), "one behind the other takes longer than either: {row}");
         assert_eq!(row["time_us"]["count"], 4);
     }
@@ -104,6 +107,9 @@ fn paced_times_are_the_machines() {
         let flops_us = row["flops_per_rank"].as_f64().unwrap() / 80e9 * 1e6;
         let gemm = row["t_gemm_us"]["p50"].as_f64().unwrap();
         assert!(gemm > flops_us && gemm < flops_us + 400.0, "{row}");
+        // The simulator is held to a tenth where nothing else runs (tests/sim_host.rs).
+        let (predicted, measured) = (row["t_sim_us"].as_f64().unwrap(), row["time_us"]["p50"].as_f64().unwrap());
+        assert!((predicted / measured - 1.0).abs() < 0.4, "{row}");
     }
 }
 

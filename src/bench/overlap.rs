@@ -17,10 +17,11 @@ use super::samples::{Samples, median};
 use super::world::{World, seconds};
 use crate::error::{Error, Result};
 use crate::exec::host::Link;
+use crate::exec::sim::{Measured, SimMachine, SimOptions, simulate};
 use crate::exec::{Report, SpanKind};
 use crate::machine::Machine;
 use crate::mesh::Mesh;
-use crate::plan::{OpKind, Plan, Role};
+use crate::plan::{OpKind, Plan, Role, check_world};
 use crate::strategy::{LayerProblem, Options, Strategy, attention, layer};
 
 /// Which part of a transformer layer is measured.
@@ -133,6 +134,9 @@ pub struct Overlapped {
     pub stretch: f64,
     /// One of the overlapped runs, the one of median length.
     pub report: Report,
+    /// The same plan under the simulator, with the link as modelled and every kernel as long as in
+    /// one of the runs of the compute alone; `None` where no link is modelled.
+    pub predicted: Option<Report>,
 }
 
 impl Overlapped {
@@ -144,6 +148,11 @@ impl Overlapped {
     /// R.
     pub fn regret(&self) -> f64 {
         self.overlapped.p50_s / self.bound_s - 1.0
+    }
+
+    /// T_ovl as the simulator has it.
+    pub fn predicted_s(&self) -> Option<f64> {
+        self.predicted.as_ref().map(seconds)
     }
 }
 
@@ -168,6 +177,7 @@ pub fn overlap(case: &Case, conditions: &Conditions) -> Result<Overlapped> {
     let mut times = [const { Vec::new() }; 4];
     let mut ops = OpTimes::new(&plans);
     let mut reports = Reports::new(conditions.iterations);
+    let mut computes = Reports::new(conditions.iterations);
     let mut comm_cpu_s = Some(0.0);
     for iteration in 0..=conditions.iterations {
         let computed = gemm.run()?;
@@ -182,10 +192,12 @@ pub fn overlap(case: &Case, conditions: &Conditions) -> Result<Overlapped> {
             ops.add(&computed, |kind| matches!(kind, SpanKind::Compute | SpanKind::Copy));
             ops.add(&moved, |kind| kind == SpanKind::Comm);
             reports.offer(o, both);
+            computes.offer(g, computed);
         }
     }
     let comm_s: f64 = times[1].iter().sum();
     let report = reports.median(&times[3]);
+    let predicted = link.map(|link| predict(&plans, link, &computes.median(&times[0]))).transpose()?;
     let [gemm, comm, sequential, overlapped] = times.map(|times| Samples::of(&times).divided_by(pace.stretch));
     Ok(Overlapped {
         bound_s: ops.bound_s(&plans) / pace.stretch,
@@ -201,7 +213,21 @@ pub fn overlap(case: &Case, conditions: &Conditions) -> Result<Overlapped> {
         link: link.map(|link| pace.link_of_machine(link)),
         stretch: pace.stretch,
         report: pace.report_of_machine(report),
+        predicted: predicted.map(|report| pace.report_of_machine(report)),
     })
+}
+
+/// Simulates the plans on this host's `link`, kernels as long as in `computed`.
+fn predict(plans: &[Plan], link: Link, computed: &Report) -> Result<Report> {
+    let machine = Machine {
+        name: "this host".into(),
+        link_bytes_per_s: link.bytes_per_s,
+        link_latency_s: link.latency_s,
+        ..Machine::cpu()
+    };
+    let measured = Measured::of(std::slice::from_ref(computed));
+    let options = SimOptions { measured: Some(&measured), ..SimOptions::default() };
+    simulate(&check_world(plans.to_vec())?, &SimMachine::host(machine), &options)
 }
 
 /// Some reports of a series, evenly over it.

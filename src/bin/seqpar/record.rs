@@ -46,7 +46,6 @@ pub(crate) struct Named {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Measured,
-    #[allow(dead_code)] // a reader knows it before a writer does
     Simulated,
 }
 

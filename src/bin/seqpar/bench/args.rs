@@ -20,6 +20,7 @@ other, T_ovl the plan as it is; each is the median of the slowest rank.
   H = (T_seq - T_ovl) / min(T_comm, T_gemm)    1 where all is hidden
   R = T_ovl / T_lb - 1                         T_lb: the arrival bound of the schedule, every op as
                                                long as alone and no earlier than its edges allow
+T_sim is T_ovl as the simulator has it, with the kernels as long as measured.
 Without a link flag, the link is one on which T_comm is T_gemm, where hiding is hardest.
 
 Examples:

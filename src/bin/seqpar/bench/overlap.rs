@@ -29,6 +29,7 @@ const COLUMNS: Columns = Columns(&[
     ("T_ovl", "(us)", 9),
     ("p95", "(us)", 9),
     ("T_lb", "(us)", 9),
+    ("T_sim", "(us)", 9),
     ("H", "", 6),
     ("R", "", 6),
     ("algbw", "(GB/s)", 7),
@@ -52,7 +53,7 @@ pub(super) fn run(args: &OverlapArgs) -> Result<()> {
         },
     ];
     notes.push(
-        "size: bytes that a rank sends; algbw: size over T_comm; comm: cores that the transfers alone keep busy".into(),
+        "size: bytes that a rank sends; algbw: size over T_comm; comm: cores that the transfers alone keep busy; T_sim: T_ovl as the simulator has it".into(),
     );
     COLUMNS.begin(&session, "overlap", &notes)?;
     let conditions = Conditions {
@@ -97,12 +98,11 @@ pub(super) fn run(args: &OverlapArgs) -> Result<()> {
             noisy += usize::from(lines::is_noisy(&found.overlapped));
             measured += 1;
             session.rows.push(row(args, &shape, &case, part, tokens, &found));
-            session.reports.push(Named {
-                name: format!("{}, {tokens} tokens", run::describe(*strategy, mesh)),
-                kind: Kind::Measured,
-                strategy: strategy.name().into(),
-                report: found.report,
-            });
+            let name = format!("{}, {tokens} tokens", run::describe(*strategy, mesh));
+            let named =
+                |kind: Kind, report| Named { name: name.clone(), kind, strategy: strategy.name().into(), report };
+            session.reports.push(named(Kind::Measured, found.report));
+            session.reports.extend(found.predicted.map(|report| named(Kind::Simulated, report)));
         }
         if measured == 0 {
             return Err(Fault::Usage(format!("no strategy can split {tokens} tokens over {} ranks", args.world.ranks)));
@@ -185,6 +185,7 @@ fn cells(case: &Case, part: &str, tokens: usize, found: &Overlapped) -> Vec<Stri
         lines::us(found.overlapped.p50_s),
         lines::us(found.overlapped.p95_s),
         lines::us(found.bound_s),
+        found.predicted_s().map_or("-".into(), lines::us),
         if found.bytes == 0 { "-".into() } else { ratio(found.hidden_fraction()) },
         ratio(found.regret()),
         if found.bytes == 0 { "-".into() } else { rate(found.bytes as f64 / found.comm.p50_s / 1e9) },
@@ -224,6 +225,7 @@ fn row(args: &OverlapArgs, shape: &Shape, case: &Case, part: &str, tokens: usize
         "t_seq_us": record::samples(&found.sequential),
         "time_us": record::samples(&found.overlapped),
         "t_lb_us": found.bound_s * 1e6,
+        "t_sim_us": found.predicted_s().map(|seconds| seconds * 1e6),
         "hidden_fraction": finite(found.hidden_fraction()),
         "regret": finite(found.regret()),
     })

@@ -45,7 +45,13 @@ const timelineSections = (main) => {
   const second = el("select", { "aria-label": "Compare with" });
   const table = el("div");
   let first = 0;
-  const cards = reports.map((report, i) => card(report, () => { first = i; update(); }));
+  const cards = reports.map((report, i) => card(report, () => { choose(i); }));
+  const choose = (i) => {
+    // Who compares a run with its prediction sees the next run with its own.
+    if (second.value !== "" && Number(second.value) === partner(first)) second.value = partner(i) < 0 ? "" : String(partner(i));
+    first = i;
+    update();
+  };
   const update = () => {
     const other = second.value === "" ? null : Number(second.value);
     const shown = other === null || other === first ? [reports[first]] : [reports[first], reports[other]];
@@ -57,8 +63,8 @@ const timelineSections = (main) => {
     ...reports.map((report, i) => el("option", { value: i }, `${report.name} (${report.kind})`)));
   second.addEventListener("change", update);
   // A prediction and a measurement of the same strategy are shown beside each other at once.
-  const partner = reports.findIndex((report, i) => i > 0 && report.kind !== reports[0].kind && report.strategy === reports[0].strategy);
-  if (partner > 0) second.value = String(partner);
+  const partner = (i) => reports.findIndex((other) => other.kind !== reports[i].kind && other.strategy === reports[i].strategy && other.name === reports[i].name);
+  if (partner(0) > 0) second.value = String(partner(0));
   const button = (label, hint, onclick) => el("button", { type: "button", title: hint, "aria-label": hint, onclick }, label);
   main.append(section("Runs", reports.length > 1 ? "choose one to see its timeline" : null, el("div", { class: "cards" }, ...cards)));
   main.append(section("Timeline", "drag to move, Ctrl + wheel or double-click to zoom, arrow keys and + − 0",

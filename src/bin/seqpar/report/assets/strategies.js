@@ -110,21 +110,22 @@ const strategyPanels = (rows) => groupBy(rows.filter(isStrategyRow), shapeOf).fl
   return panels;
 });
 
-// Pairs of a measured and a simulated time of the same strategy, ranks and tokens.
+// Predicted beside measured times: of rows that hold both, of rows of either kind, and of reports
+// of a strategy for which no row speaks.
 const predictions = (rows, reports) => {
-  const facts = [
-    ...rows.filter(isStrategyRow).map((row) => ({
-      key: [row.strategy, row.ranks, row.tokens ?? "", row.part ?? ""].join("|"), kind: row.kind, us: timeOf(row),
-      name: `${row.strategy}, ${row.ranks} ranks${row.tokens ? `, ${row.tokens} tokens` : ""}`,
-    })),
-    ...reports.map((report) => ({
-      key: [report.strategy, report.ranks, "report", report.name].join("|"), kind: report.kind, us: report.endNs / 1e3, name: report.name,
-    })),
-  ];
-  return groupBy(facts, (fact) => fact.key).flatMap(([, list]) => {
-    const measured = list.find((fact) => fact.kind === "measured"), simulated = list.find((fact) => fact.kind === "simulated");
-    return measured && simulated ? [{ name: measured.name, measured: measured.us, simulated: simulated.us }] : [];
+  const timed = rows.filter(isStrategyRow);
+  const nameOf = (row) => `${row.strategy}, ${row.ranks} ranks${row.tokens ? `, ${row.tokens} tokens` : ""}`;
+  const both = timed.filter((row) => number(row.t_sim_us) !== null)
+    .map((row) => ({ name: nameOf(row), strategy: row.strategy, ranks: row.ranks, measured: timeOf(row), simulated: row.t_sim_us }));
+  const matched = (list, keyOf, usOf, name) => groupBy(list, keyOf).flatMap(([, same]) => {
+    const measured = same.find((one) => one.kind === "measured"), simulated = same.find((one) => one.kind === "simulated");
+    return measured && simulated
+      ? [{ name: name(measured), strategy: measured.strategy, ranks: measured.ranks, measured: usOf(measured), simulated: usOf(simulated) }] : [];
   });
+  const ofRows = matched(timed, (row) => [row.strategy, row.ranks, row.tokens, row.part].join("|"), timeOf, nameOf);
+  const known = [...both, ...ofRows];
+  const ofReports = matched(reports, (report) => `${report.strategy}|${report.ranks}|${report.name}`, (report) => report.endNs / 1e3, (report) => report.name);
+  return [...known, ...ofReports.filter((pair) => !known.some((one) => one.strategy === pair.strategy && one.ranks === pair.ranks))];
 };
 
 const predictionBars = (pairs) => (width) => {
