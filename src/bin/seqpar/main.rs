@@ -25,6 +25,7 @@ mod results;
 mod run;
 mod sample;
 mod scan;
+mod simulate;
 mod summary;
 mod table;
 mod tensors;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Ok(Some(Command::Dit(args))) => dit::run(&args),
         Ok(Some(Command::Sample(args))) => sample::run(&args),
         Ok(Some(Command::Plan(args))) => plan::run(&args),
+        Ok(Some(Command::Simulate(args))) => simulate::run(&args),
         Err(fault) => Err(fault),
     };
     match outcome {
