@@ -172,7 +172,7 @@ fn what_cannot_be_measured_is_one_line() {
     refusal("overlap --heads 8 --head-dim 8", "no --tokens");
     refusal("overlap --tokens 8 --head-dim 8", "no --heads");
     refusal(&format!("overlap --tokens 64:32 {SMALL}"), "smaller size first");
-    refusal(&format!("overlap --tokens 3q {SMALL}"), "\"q\" is no unit");
+    refusal(&format!("overlap --tokens 3q {SMALL}"), "use a size such as");
     refusal(&format!("overlap --tokens 32 {SMALL} --strategy magic"), "unknown strategy");
     refusal(&format!("overlap --tokens 32 {SMALL} --strategy auto"), "use all");
     refusal(&format!("overlap --tokens 32 {SMALL} --paced abacus"), "unknown machine");

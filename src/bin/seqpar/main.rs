@@ -28,6 +28,7 @@ mod results;
 mod run;
 mod sample;
 mod scan;
+mod simulate;
 mod summary;
 mod table;
 mod tensors;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Ok(Some(Command::Plan(args))) => plan::run(&args),
         Ok(Some(Command::Bench(command))) => bench::run(&command),
         Ok(Some(Command::Report(args))) => report::run(&args),
+        Ok(Some(Command::Simulate(args))) => simulate::run(&args),
         Err(fault) => Err(fault),
     };
     match outcome {

@@ -1,12 +1,9 @@
 //! Flag values with limits: a bad one is refused while the command line is parsed.
 
-use std::path::Path;
 use std::str::FromStr;
 
 use seqpar::dtype::Dtype;
 use seqpar::exec::collective::Collective;
-use seqpar::exec::sim::{Device, SimMachine};
-use seqpar::machine::Machine;
 use seqpar::strategy::Strategy;
 
 /// Most ranks of one world that this program plans for.
@@ -25,6 +22,47 @@ pub(crate) fn strategy(text: &str) -> Result<Wanted, String> {
     match text {
         "auto" => Ok(Wanted::Auto),
         _ => Strategy::from_str(text).map(Wanted::Named).map_err(|error| error.to_string()),
+    }
+}
+
+/// What `seqpar simulate` is asked to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Simulated {
+    /// Every strategy that the ranks allow.
+    All,
+    /// The fastest, or this one.
+    One(Wanted),
+}
+
+pub(crate) fn strategies(text: &str) -> Result<Simulated, String> {
+    match text {
+        "all" => Ok(Simulated::All),
+        _ => strategy(text).map(Simulated::One).map_err(|why| format!("{why}, or all")),
+    }
+}
+
+pub(crate) fn collective(text: &str) -> Result<Collective, String> {
+    Collective::from_str(text).map_err(|error| error.to_string())
+}
+
+/// A number of bytes, possibly with a unit: 4096, 64KiB, 1.5GiB, 1GB.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || "use a size such as 4096, 64KiB, 16MiB or 1GB".to_string();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number = f64::from_str(&text[..digits]).map_err(|_| wrong())?;
+    let unit: f64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024.0 * 1024.0,
+        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        _ => return Err(wrong()),
+    };
+    match number * unit {
+        bytes if (1.0..=1e15).contains(&bytes) => Ok(bytes as u64),
+        _ => Err(wrong()),
     }
 }
 
@@ -96,9 +134,9 @@ pub(crate) fn finite(text: &str) -> Result<f64, String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Series(pub(crate) Vec<usize>);
 
-/// `4096`, `1k,3k` or `1k:64k`, each twice the one before, with k, m, g, KiB, MiB, GiB as powers
-/// of 1024.
+/// `4096`, `1k,3k` or `1k:64k`, each twice the one before, with the units of [`bytes`].
 pub(crate) fn series(text: &str) -> Result<Series, String> {
+    let size = |text: &str| bytes(text).and_then(|n| usize::try_from(n).map_err(|error| error.to_string()));
     if let Some((first, last)) = text.split_once(':') {
         let (first, last) = (size(first)?, size(last)?);
         if first > last {
@@ -110,20 +148,6 @@ pub(crate) fn series(text: &str) -> Result<Series, String> {
     text.split(',').map(size).collect::<Result<Vec<_>, _>>().map(Series)
 }
 
-fn size(text: &str) -> Result<usize, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kib" => 10,
-        "m" | "mib" => 20,
-        "g" | "gib" => 30,
-        unit => return Err(format!("\"{unit}\" is no unit: use k, m or g (powers of 1024), or KiB, MiB, GiB")),
-    };
-    let n = count(digits)?;
-    let whole = n.checked_mul(1 << shift).filter(|n| *n <= 1 << 40);
-    whole.ok_or_else(|| format!("{text} is too large: use at most 1024g"))
-}
-
 /// Strategies to go through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Strategies {
@@ -133,7 +157,7 @@ pub(crate) enum Strategies {
     Named(Vec<Strategy>),
 }
 
-pub(crate) fn strategies(text: &str) -> Result<Strategies, String> {
+pub(crate) fn strategy_list(text: &str) -> Result<Strategies, String> {
     match text {
         "all" => Ok(Strategies::All),
         "auto" => Err("auto is no strategy to measure: use all, or a list such as fastseq,ulysses".into()),
@@ -144,30 +168,17 @@ pub(crate) fn strategies(text: &str) -> Result<Strategies, String> {
     }
 }
 
-pub(crate) fn collective(text: &str) -> Result<Collective, String> {
-    Collective::from_str(text).map_err(|error| error.to_string())
-}
-
-/// The rates of a machine by name or file. Of a GPU: its matrix product, its memory, and among
-/// ranks what a ring of sends reaches once it has all its channels.
-pub(crate) fn machine(text: &str) -> Result<Machine, String> {
-    let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| format!("{text}: {error}"));
-    let found = match Path::new(text) {
-        path if path.is_file() => SimMachine::parse(text, &read(path)?),
-        _ => SimMachine::named(text),
-    };
-    let found = found.map_err(|error| error.to_string())?;
-    match &found.device {
-        Device::Host(host) => Ok(host.machine.clone()),
-        Device::Gpu(gpu) => Ok(Machine {
-            name: found.name.clone(),
-            f32_flops: gpu.f32_flops,
-            half_flops: gpu.gemm_flops,
-            memory_bytes_per_s: gpu.memory_bytes_per_s,
-            link_bytes_per_s: gpu.link.peer_bytes_per_s.last().map_or(gpu.link.ring_bytes_per_s, |(_, rate)| *rate),
-            link_latency_s: gpu.link.peer_s,
-            launch_s: gpu.gap_s,
-        }),
-        _ => Err(format!("machine \"{text}\" has no rates to keep to: use a host or GPU machine")),
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in
+            [("4096", 4096), ("64KiB", 65_536), ("64MiB", 64 << 20), ("1.5G", 3 << 29), ("1GB", 1_000_000_000)]
+        {
+            assert_eq!(super::bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "MiB", "-1", "0", "1e3", "5 furlongs", "1..2", "99999999999999999999GiB"] {
+            assert!(super::bytes(text).is_err(), "{text}");
+        }
     }
 }

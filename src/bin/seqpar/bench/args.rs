@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use seqpar::dtype::Dtype;
 use seqpar::exec::collective::Collective;
-use seqpar::machine::Machine;
 
 use crate::args::Text;
 use crate::numbers::{self, Series, Strategies};
@@ -146,7 +145,7 @@ pub(crate) struct WorldArgs {
     #[arg(long, value_name = "P", default_value = "2", value_parser = numbers::ranks, help_heading = "Ranks")]
     pub(crate) ranks: usize,
     /// One strategy, a list fastseq,ulysses or all
-    #[arg(long, value_name = "S", default_value = "all", value_parser = numbers::strategies, help_heading = "Ranks")]
+    #[arg(long, value_name = "S", default_value = "all", value_parser = numbers::strategy_list, help_heading = "Ranks")]
     pub(crate) strategy: Strategies,
     /// Ranks that share heads, for usp; times --ring it equals --ranks
     #[arg(long, value_name = "u", value_parser = numbers::count, help_heading = "Ranks")]
@@ -172,8 +171,8 @@ pub(crate) struct OverlapArgs {
     pub(crate) ratio: Option<f64>,
     /// Keep to the kernel and link rates of this machine (h100x8, ..., cpu, or a machine file), its
     /// time stretched until this host's kernels fit; times are then that machine's
-    #[arg(long, value_name = "MACHINE", value_parser = numbers::machine, help_heading = "Measuring")]
-    pub(crate) paced: Option<Machine>,
+    #[arg(long, value_name = "NAME|FILE", help_heading = "Measuring")]
+    pub(crate) paced: Option<String>,
     #[command(flatten)]
     pub(crate) measure: MeasureArgs,
 }

@@ -2,6 +2,8 @@
 
 use seqpar::bench::{self, Case, Conditions, Overlapped, Part, Speed};
 use seqpar::exec::host::Link;
+use seqpar::exec::sim::Device;
+use seqpar::machine::Machine;
 use seqpar::strategy::{Options, Strategy};
 use serde_json::{Value, json};
 
@@ -12,7 +14,7 @@ use super::{DEADLINE, Session, link, link_text};
 use crate::fault::{Fault, Result};
 use crate::numbers::Strategies;
 use crate::record::{self, Kind, Named};
-use crate::{engine, output, run};
+use crate::{engine, output, run, simulate};
 
 const COLUMNS: Columns = Columns(&[
     ("strategy", "", 9),
@@ -41,11 +43,12 @@ const COLUMNS: Columns = Columns(&[
 pub(super) fn run(args: &OverlapArgs) -> Result<()> {
     let shape = Shape::new(&args.shape)?;
     refuse_many(&args.world)?;
+    let paced = args.paced.as_deref().map(paced).transpose()?;
     let layers = shape.layers(args.world.ranks)?;
     let mut session = Session::new(&args.measure)?;
-    let speed = speed(args);
+    let speed = speed(args, paced.as_ref());
     let mut notes = vec![
-        format!("{}; {}", shape.describe(), clock(args)),
+        format!("{}; {}", shape.describe(), clock(paced.as_ref())),
         match speed {
             Speed::Ratio(ratio) => format!("link: chosen for each row so that T_comm is {ratio} times T_gemm"),
             Speed::Link(link) => format!("link: {}", link_text(Some(link))),
@@ -60,7 +63,7 @@ pub(super) fn run(args: &OverlapArgs) -> Result<()> {
         iterations: session.iterations,
         threads: session.threads,
         speed,
-        paced: args.paced.clone(),
+        paced: paced.clone(),
         deadline: DEADLINE,
     };
     let mut noisy = 0;
@@ -112,8 +115,29 @@ pub(super) fn run(args: &OverlapArgs) -> Result<()> {
     session.finish()
 }
 
-fn clock(args: &OverlapArgs) -> String {
-    args.paced.as_ref().map_or("real clock".into(), |machine| {
+/// The rates of a machine. Of a GPU: its matrix product, its memory, and among ranks what sends
+/// reach once they have all their channels.
+fn paced(name: &str) -> Result<Machine> {
+    let found = simulate::machine(name)?;
+    match &found.device {
+        Device::Host(host) => Ok(host.machine.clone()),
+        Device::Gpu(gpu) => Ok(Machine {
+            name: found.name.clone(),
+            f32_flops: gpu.f32_flops,
+            half_flops: gpu.gemm_flops,
+            memory_bytes_per_s: gpu.memory_bytes_per_s,
+            link_bytes_per_s: gpu.link.peer_bytes_per_s.last().map_or(gpu.link.ring_bytes_per_s, |(_, rate)| *rate),
+            link_latency_s: gpu.link.peer_s,
+            launch_s: gpu.gap_s,
+        }),
+        _ => Err(Fault::Usage(format!(
+            "--paced {name}: that machine has no rates to keep to; use a host or GPU machine"
+        ))),
+    }
+}
+
+fn clock(paced: Option<&Machine>) -> String {
+    paced.map_or("real clock".into(), |machine| {
         format!(
             "paced as \"{}\": its time is stretched until the kernels of this host fit, times are the machine's",
             machine.name
@@ -122,8 +146,8 @@ fn clock(args: &OverlapArgs) -> String {
 }
 
 /// Flags first, then the paced machine's link, then the ratio.
-fn speed(args: &OverlapArgs) -> Speed {
-    match (link(&args.link), args.ratio, &args.paced) {
+fn speed(args: &OverlapArgs, paced: Option<&Machine>) -> Speed {
+    match (link(&args.link), args.ratio, paced) {
         (Some(link), ..) => Speed::Link(link),
         (None, Some(ratio), _) => Speed::Ratio(ratio),
         (None, None, Some(machine)) => {
@@ -211,7 +235,7 @@ fn row(args: &OverlapArgs, shape: &Shape, case: &Case, part: &str, tokens: usize
         "dtype": case.problem.attention.dtype.to_string(),
         "hidden": case.problem.hidden,
         "heads": case.problem.attention.heads,
-        "clock": args.paced.as_ref().map_or("real".into(), |machine| format!("paced {}", machine.name)),
+        "clock": args.paced.as_ref().map_or("real".into(), |machine| format!("paced {machine}")),
         "stretch": found.stretch,
         "link_bytes_per_s": found.link.and_then(|link| finite(link.bytes_per_s)),
         "link_latency_us": found.link.map(|link| link.latency_s * 1e6),

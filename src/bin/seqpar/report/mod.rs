@@ -4,6 +4,7 @@
 //! network, and a content security policy forbids both. Everything that a record says is data to
 //! it, never markup. Proof: `tests/report.rs`, `tests/report_browser.rs`.
 
+pub(crate) mod args;
 mod page;
 mod svg;
 
@@ -11,7 +12,7 @@ use std::path::Path;
 
 use seqpar::exec::trace;
 
-use crate::args::ReportArgs;
+use self::args::ReportArgs;
 use crate::fault::{Fault, Result};
 use crate::output::{self, Output};
 use crate::record::{self, Named, Read};
