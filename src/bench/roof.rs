@@ -9,6 +9,8 @@ use crate::plan::Plan;
 const REPEATS: usize = 9;
 /// Beyond the caches that a thread has to itself.
 const LARGE_BYTES: usize = 64 << 20;
+/// Within the cache that a core has to itself, twice.
+const SMALL_BYTES: usize = 128 << 10;
 
 /// Rates that no kernel of this machine exceeds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,6 +21,8 @@ pub struct Roof {
     pub flops_per_s: f64,
     /// Copy of memory, bytes read and written per second.
     pub bytes_per_s: f64,
+    /// Copy within the caches, bytes read and written per second.
+    pub cached_bytes_per_s: f64,
 }
 
 impl Roof {
@@ -29,10 +33,11 @@ impl Roof {
             threads,
             flops_per_s: rate(REPEATS, || multiply_adds(threads, ROUNDS)),
             bytes_per_s: copy_bytes_per_s(threads, LARGE_BYTES),
+            cached_bytes_per_s: copy_bytes_per_s(threads, threads * SMALL_BYTES),
         }
     }
 
-    /// The shortest time that `cost` can take.
+    /// The shortest time that `cost` can take where its bytes come from memory.
     pub fn seconds(&self, cost: Cost) -> f64 {
         (cost.flops / self.flops_per_s).max(cost.bytes / self.bytes_per_s)
     }

@@ -4,7 +4,7 @@
 //! ```text
 //! { "record": 1,
 //!   "host":    { "cpu", "instruction_set", "cores" },
-//!   "roof":    { "threads", "flops_per_s", "bytes_per_s" },
+//!   "roof":    { "threads", "flops_per_s", "bytes_per_s", "cached_bytes_per_s" },
 //!   "rows":    [ { "bench", ..., "time_us": { "count", "min", "p50", "p95", "spread" } } ],
 //!   "reports": [ { "name", "kind": "measured" or "simulated", "strategy", "ranks", "wall_ns",
 //!                  "streams": [["compute", "comm"], ...], "bytes_sent": [...], "peak_bytes": [...],
@@ -65,6 +65,7 @@ pub(crate) fn record(roof: Option<&Roof>, rows: Vec<Value>, reports: &[Named]) -
         "host": host(),
         "roof": roof.map(|roof| json!({
             "threads": roof.threads, "flops_per_s": roof.flops_per_s, "bytes_per_s": roof.bytes_per_s,
+            "cached_bytes_per_s": roof.cached_bytes_per_s,
         })),
         "rows": rows,
         "reports": reports.iter().map(report).collect::<Vec<_>>(),

@@ -54,7 +54,7 @@ pub(super) fn run(args: &KernelArgs, family: Family) -> Result<()> {
     let mut session = Session::new(&args.measure)?;
     let notes = [
         shape.describe(),
-        "size: bytes read and written, each operand once; roof: the longer of its flops and its bytes at the roof"
+        "size: bytes read and written, each operand once; roof: the longer of its flops at the roof and of its bytes at the rate at which this machine copies so many"
             .into(),
     ];
     COLUMNS.begin(&session, family.name(), &notes)?;
@@ -65,7 +65,9 @@ pub(super) fn run(args: &KernelArgs, family: Family) -> Result<()> {
             engine::refuse_beyond_memory(2 * bytes)?;
             let measured = bench::kernel(&kernel, session.threads, session.iterations)?;
             let (cost, time) = (measured.cost, measured.time);
-            let roof_s = session.roof.seconds(cost);
+            // A copy reads and writes what it copies once.
+            let copied = bench::copy_bytes_per_s(session.roof.threads, (cost.bytes / 2.0) as usize);
+            let roof_s = (cost.flops / session.roof.flops_per_s).max(cost.bytes / copied);
             let dtype = kernel.dtype();
             COLUMNS.row(vec![
                 kernel.name(),

@@ -24,11 +24,12 @@ impl Columns {
             session.iterations
         );
         text += &format!(
-            "# roof of {} thread{} of this machine, measured: {:.1} GFLOP/s (multiply-adds on registers), {:.1} GB/s (memory copy, read + written)\n",
+            "# roof of {} thread{} of this machine, measured: {:.1} GFLOP/s (multiply-adds on registers), copy {:.1} GB/s in memory, {:.1} GB/s in caches (read + written)\n",
             roof.threads,
             if roof.threads == 1 { "" } else { "s" },
             roof.flops_per_s / 1e9,
-            roof.bytes_per_s / 1e9
+            roof.bytes_per_s / 1e9,
+            roof.cached_bytes_per_s / 1e9
         );
         for note in notes {
             text += &format!("# {note}\n");

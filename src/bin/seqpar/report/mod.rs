@@ -72,7 +72,7 @@ fn add(all: &mut Read, path: &Path) -> Result<()> {
     if all.roof.is_null() || rate(&read.roof, "threads") > rate(&all.roof, "threads") {
         all.roof = read.roof;
     } else if rate(&read.roof, "threads") == rate(&all.roof, "threads") {
-        for key in ["flops_per_s", "bytes_per_s"] {
+        for key in ["flops_per_s", "bytes_per_s", "cached_bytes_per_s"] {
             all.roof[key] = rate(&all.roof, key).max(rate(&read.roof, key)).into();
         }
     }

@@ -115,9 +115,7 @@ fn bars(out: &mut String, spans: &[&Span], y: f64, scale: f64) {
         // Six units a letter of this size is on the safe side.
         let room = (width / 6.0) as usize;
         if room >= 4 {
-            let letters = name.chars().count();
-            let shown: String =
-                if letters <= room { name } else { name.chars().take(room - 1).chain(['…']).collect() };
+            let shown = shortened(&name, room);
             let _ = write!(
                 out,
                 "<text x=\"{:.2}\" y=\"{:.1}\" font-size=\"10\" fill=\"#fff\" text-anchor=\"middle\">{}</text>",
@@ -128,6 +126,18 @@ fn bars(out: &mut String, spans: &[&Span], y: f64, scale: f64) {
         }
         out.push('\n');
     }
+}
+
+/// At most `room` letters, of which the number at the end is kept: `project… 2`.
+fn shortened(name: &str, room: usize) -> String {
+    if name.chars().count() <= room {
+        return name.into();
+    }
+    let head = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '[' || c == ']' || c == ' ');
+    let tail = &name[head.len()..];
+    let letters = room.saturating_sub(1 + tail.chars().count());
+    let head: String = head.chars().take(letters).collect();
+    if letters < 2 { String::new() } else { format!("{}…{tail}", head.trim_end()) }
 }
 
 fn axis(out: &mut String, top: f64, bottom: f64, longest_ns: u64, x: &impl Fn(u64) -> f64) {
@@ -193,5 +203,24 @@ const fn colour(kind: SpanKind) -> &'static str {
         SpanKind::Copy => "#0f8a7e",
         SpanKind::External => "#7c4dbd",
         _ => "#2563b8",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortened_label_keeps_its_number() {
+        assert_eq!(shortened("attention", 9), "attention");
+        assert_eq!(shortened("project chunk 2", 10), "project… 2");
+        assert_eq!(shortened("all-to-all qkv[3]", 9), "all-t…[3]");
+        assert_eq!(shortened("project chunk 12", 5), "");
+    }
+
+    #[test]
+    fn ticks_are_round_and_times_have_units() {
+        assert_eq!([nice_step(3.0), nice_step(0.4), nice_step(1_200.0)], [5.0, 1.0, 2_000.0]);
+        assert_eq!([time(0.0), time(1_500.0), time(2.5e6), time(3e9)], ["0 ns", "1.5 µs", "2.5 ms", "3 s"]);
     }
 }

@@ -98,8 +98,12 @@ const build = () => {
   if (data.reports.length > 0) timelineSections(main);
   const panels = strategyPanels(data.rows);
   if (panels.length > 0) {
-    main.append(section("Strategies", "medians", el("div", { class: "panels" }, ...panels),
-      legend([["T_gemm: compute alone", paint("compute")], ["T_comm: transfers alone", paint("comm")]])));
+    const has = (key) => data.rows.some((row) => row[key] !== undefined && isStrategyRow(row));
+    const entries = [
+      ...(has("t_gemm_us") ? [["T_gemm: compute alone", paint("compute")], ["T_comm: transfers alone", paint("comm")]] : []),
+      ...(has("exposed_comm_us") ? [["exposed communication", paint("exposed")]] : []),
+    ];
+    main.append(section("Strategies", "measured times are medians", el("div", { class: "panels" }, ...panels), legend(entries)));
   }
   const pairs = predictions(data.rows, data.reports);
   if (pairs.length > 0) {

@@ -39,6 +39,11 @@ const strategyBars = (rows) => (width) => {
       group.append(svg("rect", { x: left, y: y + 23, width: Math.max(1, x(gemm) - left), height: 8, rx: 2, fill: paint("compute"), opacity: 0.85 }));
       group.append(svg("rect", { x: x(gemm), y: y + 23, width: Math.max(1, x(comm) - left), height: 8, rx: 2, fill: paint("comm"), opacity: 0.85 }));
     }
+    const exposed = number(row.exposed_comm_us);
+    if (gemm === null && exposed !== null) {
+      lines.push(`${formatNs(exposed * 1e3)} of exposed communication`);
+      group.append(svg("rect", { x: left, y: y + 23, width: Math.max(1, x(exposed) - left), height: 8, rx: 2, fill: paint("exposed"), opacity: 0.85 }));
+    }
     if (bound !== null) {
       group.append(svg("line", { x1: x(bound), x2: x(bound), y1: y - 3, y2: y + 34, stroke: paint("bound"), "stroke-width": 2, "stroke-dasharray": "3 2" }));
     }

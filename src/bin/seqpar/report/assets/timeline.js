@@ -195,10 +195,13 @@ const timeline = () => {
   };
 
   const labelOf = (report, span) => report.ops[span[2]] + (span[4] === null ? "" : `[${span[4]}]`);
+  // A shortened label keeps its number: "project… 2".
   const fitted = (text, room) => {
-    if (pen.measureText(text).width <= room) return text;
-    const letters = Math.floor(text.length * room / pen.measureText(text).width) - 1;
-    return letters < 2 ? "" : `${text.slice(0, letters)}…`;
+    const wide = pen.measureText(text).width;
+    if (wide <= room) return text;
+    const [tail] = text.match(/(\[\d+\]|\s\d+)?$/);
+    const letters = Math.floor(text.length * room / wide) - 1 - tail.length;
+    return letters < 2 ? "" : `${text.slice(0, letters).trimEnd()}…${tail}`;
   };
 
   // What lies under a point: a span, else an exposed gap.
