@@ -41,8 +41,11 @@ fn overlap_of(rank: usize, spans: &[&Span]) -> Overlap {
     Overlap { rank, compute_ns, comm_ns, exposed_ns, hidden }
 }
 
+/// Begin and end in ns, disjoint, ascending.
+type Intervals = Vec<(u64, u64)>;
+
 /// When the spans compute, and when they communicate.
-fn unions(spans: &[&Span]) -> (Vec<(u64, u64)>, Vec<(u64, u64)>) {
+fn unions(spans: &[&Span]) -> (Intervals, Intervals) {
     let of = |wanted: fn(&Span) -> bool| {
         let wanted = spans.iter().filter(|span| wanted(span));
         union(wanted.map(|span| (span.begin_ns, span.end_ns)).collect())
@@ -51,9 +54,9 @@ fn unions(spans: &[&Span]) -> (Vec<(u64, u64)>, Vec<(u64, u64)>) {
 }
 
 /// The same instants as disjoint ascending intervals.
-fn union(mut intervals: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+fn union(mut intervals: Vec<(u64, u64)>) -> Intervals {
     intervals.sort_unstable();
-    let mut joined: Vec<(u64, u64)> = Vec::new();
+    let mut joined = Intervals::new();
     for (begin, end) in intervals.into_iter().filter(|(begin, end)| begin < end) {
         match joined.last_mut() {
             Some(last) if begin <= last.1 => last.1 = last.1.max(end),
@@ -68,7 +71,7 @@ fn length(intervals: &[(u64, u64)]) -> u64 {
 }
 
 /// The parts of the intervals of `a` that lie in none of `b`; both are unions.
-fn outside(a: &[(u64, u64)], b: &[(u64, u64)]) -> Vec<(u64, u64)> {
+fn outside(a: &[(u64, u64)], b: &[(u64, u64)]) -> Intervals {
     let mut rest = Vec::new();
     let mut first = 0;
     for &(begin, end) in a {
