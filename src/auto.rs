@@ -9,7 +9,8 @@
 use crate::error::{Error, Result};
 use crate::exec::sim::{Busy, SimMachine, SimOptions, World};
 use crate::mesh::Mesh;
-use crate::plan::{Plan, check_world};
+use crate::plan::{Checked, Plan, check, check_ranks, check_world};
+use crate::shard::even_range;
 use crate::strategy::Strategy;
 
 /// What a strategy is predicted to cost, per rank: the largest over the ranks.
@@ -72,7 +73,7 @@ pub fn explain(ask: &Ask, build: impl Fn(Strategy, &Mesh) -> Result<Vec<Plan>>) 
             .mesh(ask.ranks, ulysses, ring, ask.heads.0, ask.heads.1)
             .and_then(|mesh| Ok((mesh, build(strategy, &mesh)?)));
         match plans {
-            Ok((mesh, plans)) => rows.push(predict(ask.machine, ask.options, strategy, mesh, plans)?),
+            Ok((mesh, plans)) => rows.push(predict(ask.machine, ask.options, strategy, mesh, check_world(plans)?)?),
             Err(error) => refusal = refusal.or(Some(error)),
         }
     }
@@ -95,20 +96,42 @@ pub fn choose(rows: &[Prediction], allow_reorder: bool) -> Result<&Prediction> {
     })
 }
 
-/// Predicts one strategy's cost from its plans, which are held to the law first.
+/// Builds the plans of the first `count` ranks of a world, which repeat if there are more, and
+/// holds them to the law, all ranks included; on as many threads as there are cores.
 ///
 /// # Errors
-/// A plan that breaks the law, or a machine with too few ranks.
+/// Those of `build`, or a plan that breaks the law.
+pub fn lawful(count: usize, build: impl Fn(usize) -> Result<Plan> + Sync) -> Result<Vec<Checked<Plan>>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(count.max(1));
+    let each = |rank: usize| build(rank).and_then(check);
+    let part = |thread: usize| even_range(count, threads, thread).map(each).collect::<Result<Vec<_>>>();
+    let parts: Vec<Result<Vec<Checked<Plan>>>> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|thread| scope.spawn(move || part(thread))).collect();
+        let first = part(0);
+        let rest = others.into_iter().map(|thread| {
+            let lost = || Error::Unsupported("a thread that built plans panicked".into());
+            thread.join().unwrap_or_else(|_| Err(lost()))
+        });
+        std::iter::once(first).chain(rest).collect()
+    });
+    let plans: Vec<Checked<Plan>> = parts.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    check_ranks(&plans)?;
+    Ok(plans)
+}
+
+/// Predicts one strategy's cost from lawful plans, of all ranks or of those that repeat.
+///
+/// # Errors
+/// A machine with too few ranks.
 pub fn predict(
     machine: &SimMachine,
     options: SimOptions,
     strategy: Strategy,
     mesh: Mesh,
-    plans: Vec<Plan>,
+    plans: Vec<Checked<Plan>>,
 ) -> Result<Prediction> {
     let mut world = World::new(machine, options);
-    let flops = plans.iter().map(Plan::flops).fold(0.0, f64::max);
-    let plans = check_world(plans)?;
+    let flops = plans.iter().map(|plan| plan.flops()).fold(0.0, f64::max);
     plans.iter().try_for_each(|plan| world.push(plan))?;
     drop(plans);
     let figures = world.figures()?;

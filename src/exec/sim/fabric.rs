@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::Transport;
 use super::machine::Gpu;
 use super::method::{self, Layout, Method};
-use super::program::{Exchange, Program};
+use super::program::{Exchange, Message, Seat, Seats};
 use super::queue::{Lane, Queue, What, ns};
 use super::share::{Flow, Ports};
 use crate::plan::CommKind;
@@ -42,6 +42,8 @@ pub(super) struct Fabric {
     gpu: Gpu,
     transport: Transport,
     ports: Ports,
+    /// By rank and group of its plan: where the group stands, and its first rank.
+    groups: Vec<Vec<(Layout, u32)>>,
     /// By rank and stream: messages of the lane's communication that are under way.
     open: Vec<Vec<u32>>,
     /// Sides of a message that have entered: (tag, from, to).
@@ -63,10 +65,17 @@ struct Gathering {
 }
 
 impl Fabric {
-    pub(super) fn new(gpu: &Gpu, transport: Transport, programs: &[Program]) -> Self {
+    pub(super) fn new(gpu: &Gpu, transport: Transport, seats: Seats) -> Self {
+        let group = |seat: Seat, group: &[u32]| {
+            let mut ranks: Vec<u32> = group.iter().map(|&rank| seat.rank(rank)).collect();
+            ranks.sort_unstable();
+            (Layout::of(gpu, &ranks), ranks.first().copied().unwrap_or(0))
+        };
+        let groups = |seat: Seat| seat.program.groups.iter().map(|of| group(seat, of)).collect();
         Self {
-            ports: Ports::new(gpu, programs.len()),
-            open: programs.iter().map(|program| vec![0; program.streams.len()]).collect(),
+            ports: Ports::new(gpu, seats.world),
+            groups: seats.iter().map(groups).collect(),
+            open: seats.iter().map(|seat| vec![0; seat.program.streams.len()]).collect(),
             halves: HashMap::new(),
             gathering: HashMap::new(),
             gpu: gpu.clone(),
@@ -75,13 +84,13 @@ impl Fabric {
     }
 
     /// What a rank's kernels lose while it runs `comm`.
-    pub(super) fn load(&self, program: &Program, comm: &Exchange, rank: u32) -> Load {
-        let at = Layout::of(&self.gpu, &program.groups[comm.group as usize]);
+    pub(super) fn load(&self, seat: Seat, comm: &Exchange, rank: u32) -> Load {
+        let (at, _) = self.groups[rank as usize][comm.group as usize];
         if at.ranks < 2 || comm.count == 0 {
             return Load::default();
         }
-        let messages = program.messages(comm);
-        let sent = messages.iter().filter(|message| message.sends && message.peer != rank);
+        let messages = seat.program.messages(comm);
+        let sent = messages.iter().filter(|message| message.sends && seat.rank(message.peer) != rank);
         let (peers, bytes) = match comm.kind {
             CommKind::SendRecv => {
                 let mut peers: Vec<u32> = messages.iter().map(|message| message.peer).collect();
@@ -96,25 +105,25 @@ impl Fabric {
     }
 
     /// A rank enters a communication.
-    pub(super) fn enter(&mut self, lane: Lane, program: &Program, comm: &Exchange, now: u64, queue: &mut Queue) {
-        let group = &program.groups[comm.group as usize];
-        if group.len() < 2 || comm.count == 0 && comm.kind == CommKind::SendRecv {
+    pub(super) fn enter(&mut self, lane: Lane, seat: Seat, comm: &Exchange, now: u64, queue: &mut Queue) {
+        if seat.program.group(comm).len() < 2 || comm.count == 0 && comm.kind == CommKind::SendRecv {
             queue.push(now, lane, What::CommEnd);
         } else if comm.kind == CommKind::SendRecv {
-            self.exchange(lane, program, comm, now, queue);
+            self.exchange(lane, seat, comm, now, queue);
         } else {
-            self.gather(lane, program, comm, now, queue);
+            self.gather(lane, seat, comm, now, queue);
         }
     }
 
-    fn exchange(&mut self, lane: Lane, program: &Program, comm: &Exchange, now: u64, queue: &mut Queue) {
-        let at = Layout::of(&self.gpu, &program.groups[comm.group as usize]);
+    fn exchange(&mut self, lane: Lane, seat: Seat, comm: &Exchange, now: u64, queue: &mut Queue) {
+        let (at, _) = self.groups[lane.rank as usize][comm.group as usize];
         // All that goes to one peer shares the channels to it.
         let mut sides: Vec<(u32, bool, u64)> = Vec::new();
-        for message in program.messages(comm) {
-            match sides.iter_mut().find(|(peer, sends, _)| (*peer, *sends) == (message.peer, message.sends)) {
+        for message in seat.program.messages(comm) {
+            let to = seat.rank(message.peer);
+            match sides.iter_mut().find(|(peer, sends, _)| (*peer, *sends) == (to, message.sends)) {
                 Some(side) => side.2 += message.bytes,
-                None => sides.push((message.peer, message.sends, message.bytes)),
+                None => sides.push((to, message.sends, message.bytes)),
             }
         }
         self.open[lane.rank as usize][lane.stream as usize] = sides.len() as u32;
@@ -131,13 +140,12 @@ impl Fabric {
         }
     }
 
-    fn gather(&mut self, lane: Lane, program: &Program, comm: &Exchange, now: u64, queue: &mut Queue) {
-        let group = &program.groups[comm.group as usize];
-        let first = group.iter().copied().min().unwrap_or(lane.rank);
+    fn gather(&mut self, lane: Lane, seat: Seat, comm: &Exchange, now: u64, queue: &mut Queue) {
+        let (at, first) = self.groups[lane.rank as usize][comm.group as usize];
         let key = (comm.tag, first);
         let gathering = self.gathering.entry(key).or_insert_with(|| Gathering { lanes: Vec::new(), most: 0, array: 0 });
-        let messages = program.messages(comm);
-        let sum = |wanted: fn(&super::program::Message) -> bool| -> u64 {
+        let messages = seat.program.messages(comm);
+        let sum = |wanted: fn(&Message) -> bool| -> u64 {
             messages.iter().filter(|message| wanted(message)).map(|message| message.bytes).sum()
         };
         let (sent, received) = (sum(|message| message.sends), sum(|message| !message.sends));
@@ -152,13 +160,12 @@ impl Fabric {
             CommKind::ReduceScatter => gathering.array = gathering.array.max(sent),
             CommKind::AllToAll | CommKind::SendRecv => gathering.most = gathering.most.max(sent).max(received),
         }
-        if gathering.lanes.len() < group.len() {
+        if gathering.lanes.len() < at.ranks {
             return;
         }
         let Some(Gathering { lanes, most, array }) = self.gathering.remove(&key) else { return };
-        let mut ranks = group.clone();
+        let mut ranks: Vec<u32> = lanes.iter().map(|lane| lane.rank).collect();
         ranks.sort_unstable();
-        let at = Layout::of(&self.gpu, &ranks);
         let (n, array) = (at.ranks as f64, array as f64);
         let bytes = match comm.kind {
             CommKind::AllGather | CommKind::ReduceScatter => array * (n - 1.0) / n,

@@ -33,7 +33,7 @@ use super::{Report, Span, SpanKind};
 use crate::error::{Error, Result};
 use crate::kernel::spec::Kernel;
 use crate::plan::{Checked, OpId, OpKind, Plan};
-use program::Program;
+use program::{Program, Seats};
 use record::Moment;
 
 /// What moves the bytes of a GPU machine.
@@ -85,30 +85,35 @@ pub struct Figures {
 }
 
 /// A world to be simulated, rank by rank: of each plan it keeps only what takes time.
+///
+/// A world may repeat itself: with the plans of its first n ranks only, rank q does what rank
+/// q mod n does, with every rank shifted, as [`crate::plan::check_ranks`] checks it.
 pub struct World<'a> {
     machine: &'a SimMachine,
     options: SimOptions<'a>,
     programs: Vec<Program>,
+    world: usize,
 }
 
 impl<'a> World<'a> {
     /// A world without ranks on `machine`.
     pub fn new(machine: &'a SimMachine, options: SimOptions<'a>) -> Self {
-        Self { machine, options, programs: Vec::new() }
+        Self { machine, options, programs: Vec::new(), world: 0 }
     }
 
     /// Adds the next rank.
     ///
     /// # Errors
-    /// A plan of another rank than the next.
+    /// A plan of another rank than the next, or of another world.
     pub fn push(&mut self, plan: &Checked<Plan>) -> Result<()> {
-        if plan.rank as usize != self.programs.len() {
+        let next = self.programs.len();
+        if plan.rank as usize != next || next > 0 && plan.world as usize != self.world {
             return Err(Error::Mesh(format!(
-                "plan {} is for rank {}: add the plans of all ranks in order",
-                self.programs.len(),
-                plan.rank
+                "plan {next} is for rank {} of {}: add the plans of one world in order",
+                plan.rank, plan.world
             )));
         }
+        self.world = plan.world as usize;
         self.programs.push(Program::of(plan, self.machine, self.options.measured));
         Ok(())
     }
@@ -116,17 +121,38 @@ impl<'a> World<'a> {
     /// Simulates the world.
     ///
     /// # Errors
-    /// A world without all its ranks, or too large for the machine.
+    /// Ranks that do not divide their world, or a world too large for the machine.
     pub fn figures(&self) -> Result<Figures> {
-        fits(self.machine, self.programs.len())?;
-        let record = run::run(&self.programs, self.machine, &self.options, false)?;
+        let record = self.run(false)?;
+        let of = |figure: fn(&Program) -> u64| self.seats().iter().map(|seat| figure(seat.program)).collect();
         Ok(Figures {
             wall_ns: record.end,
             busy: record.busy(),
-            bytes_sent: self.programs.iter().map(|program| program.bytes_sent).collect(),
-            messages_sent: self.programs.iter().map(|program| program.messages_sent).collect(),
-            peak_bytes: self.programs.iter().map(|program| program.peak_bytes).collect(),
+            bytes_sent: of(|program| program.bytes_sent),
+            messages_sent: of(|program| program.messages_sent),
+            peak_bytes: self.seats().iter().map(|seat| seat.program.peak_bytes).collect(),
         })
+    }
+
+    fn seats(&self) -> Seats<'_> {
+        Seats { programs: &self.programs, world: self.world }
+    }
+
+    fn run(&self, spans: bool) -> Result<record::Record> {
+        if self.programs.is_empty() || !self.world.is_multiple_of(self.programs.len()) {
+            return Err(Error::Mesh(format!(
+                "{} plans of a world of {}: simulate the plans of one whole world, or of a part that repeats",
+                self.programs.len(),
+                self.world
+            )));
+        }
+        if self.world > self.machine.ranks {
+            return Err(Error::Mesh(format!(
+                "{} ranks, but machine \"{}\" has {}: use fewer, or a larger machine",
+                self.world, self.machine.name, self.machine.ranks
+            )));
+        }
+        run::run(self.seats(), self.machine, &self.options, spans)
     }
 }
 
@@ -135,10 +161,13 @@ impl<'a> World<'a> {
 /// # Errors
 /// Plans of another world or in another order; a world too large for the machine.
 pub fn simulate(plans: &[Checked<Plan>], machine: &SimMachine, options: &SimOptions) -> Result<Report> {
-    fits(machine, plans.len())?;
     let mut world = World::new(machine, *options);
     plans.iter().try_for_each(|plan| world.push(plan))?;
-    let record = run::run(&world.programs, machine, options, true)?;
+    if world.programs.len() != world.world {
+        let why = format!("{} plans of a world of {}: simulate one whole world", plans.len(), world.world);
+        return Err(Error::Mesh(why));
+    }
+    let record = world.run(true)?;
     let labels: Vec<Vec<Arc<str>>> =
         plans.iter().map(|plan| plan.labels.iter().map(|label| label.as_str().into()).collect()).collect();
     let mut moments = record.moments.unwrap_or_default();
@@ -158,16 +187,6 @@ pub fn kernel_s(machine: &SimMachine, kernel: &Kernel) -> f64 {
     let mut sum = cost::Cost::default();
     (0..kernel.pieces()).for_each(|piece| sum.add(cost::piece(machine, kernel, piece)));
     sum.ns(1.0, 1.0) / 1e9
-}
-
-fn fits(machine: &SimMachine, ranks: usize) -> Result<()> {
-    if ranks > machine.ranks {
-        return Err(Error::Mesh(format!(
-            "{ranks} ranks, but machine \"{}\" has {}: use fewer, or a larger machine",
-            machine.name, machine.ranks
-        )));
-    }
-    Ok(())
 }
 
 fn span(plan: &Plan, labels: &[Arc<str>], moment: &Moment) -> Span {

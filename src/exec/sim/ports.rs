@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 
 use super::machine::Host;
-use super::program::{Exchange, Program};
+use super::program::{Exchange, Seat};
 use super::queue::{Lane, Queue, What, ns};
 
 /// `index`-th message from `from` to `to` under a tag.
@@ -66,7 +66,7 @@ impl Ports {
     }
 
     /// A rank enters a communication.
-    pub(super) fn enter(&mut self, lane: Lane, program: &Program, comm: &Exchange, now: u64, queue: &mut Queue) {
+    pub(super) fn enter(&mut self, lane: Lane, seat: Seat, comm: &Exchange, now: u64, queue: &mut Queue) {
         let me = lane.rank;
         let sums = comm.kind.reduces();
         let fresh = Call { lane, sums, flights: Vec::new(), unstarted: 0, held: 0, end: now, taken: Vec::new() };
@@ -87,9 +87,9 @@ impl Ports {
             (comm.tag, from, to, *count - 1)
         };
         let mut receivers = Vec::new();
-        let messages = program.messages(comm);
-        for message in messages.iter().filter(|message| message.sends && message.peer != me) {
-            let key = next(me, message.peer);
+        let messages = seat.program.messages(comm);
+        for message in messages.iter().filter(|message| message.sends && seat.rank(message.peer) != me) {
+            let key = next(me, seat.rank(message.peer));
             self.calls[call as usize].held += 1;
             match self.wants.remove(&key) {
                 Some(receiver) => {
@@ -101,9 +101,9 @@ impl Ports {
                 }
             }
         }
-        let others = program.groups[comm.group as usize].iter().copied().filter(|&rank| rank != me);
+        let others = seat.group(comm).filter(|&rank| rank != me);
         for message in messages.iter().filter(|message| !message.sends) {
-            let senders: Vec<u32> = if sums { others.clone().collect() } else { vec![message.peer] };
+            let senders: Vec<u32> = if sums { others.clone().collect() } else { vec![seat.rank(message.peer)] };
             for from in senders {
                 let key = next(from, me);
                 self.calls[call as usize].unstarted += 1;

@@ -151,9 +151,53 @@ impl Program {
         &self.messages[comm.first as usize..(comm.first + comm.count) as usize]
     }
 
+    /// The ranks of a group, in order, as this plan's rank sees them.
+    pub(super) fn group(&self, comm: &Exchange) -> &[u32] {
+        &self.groups[comm.group as usize]
+    }
+
     /// The flags for which a piece waits.
     pub(super) fn flags(&self, op: OpId, piece: u16) -> impl Iterator<Item = u32> + '_ {
         let first = self.gates.partition_point(|gate| (gate.op, gate.piece) < (op, piece));
         self.gates[first..].iter().take_while(move |gate| (gate.op, gate.piece) == (op, piece)).map(|gate| gate.flag.0)
+    }
+}
+
+/// A rank of the world: a program, its own or that of an earlier rank with every rank shifted.
+#[derive(Clone, Copy)]
+pub(super) struct Seat<'a> {
+    pub(super) program: &'a Program,
+    pub(super) shift: u32,
+    pub(super) world: u32,
+}
+
+impl Seat<'_> {
+    /// The rank that the program calls `rank`.
+    pub(super) fn rank(&self, rank: u32) -> u32 {
+        (rank + self.shift) % self.world
+    }
+
+    /// The ranks of a communication.
+    pub(super) fn group(&self, comm: &Exchange) -> impl Iterator<Item = u32> + Clone + '_ {
+        self.program.group(comm).iter().map(|&rank| self.rank(rank))
+    }
+}
+
+/// The programs of a world whose ranks repeat after as many as there are programs.
+#[derive(Clone, Copy)]
+pub(super) struct Seats<'a> {
+    pub(super) programs: &'a [Program],
+    pub(super) world: usize,
+}
+
+impl<'a> Seats<'a> {
+    pub(super) fn of(self, rank: u32) -> Seat<'a> {
+        let period = self.programs.len() as u32;
+        let shift = rank - rank % period;
+        Seat { program: &self.programs[(rank % period) as usize], shift, world: self.world as u32 }
+    }
+
+    pub(super) fn iter(self) -> impl Iterator<Item = Seat<'a>> {
+        (0..self.world as u32).map(move |rank| self.of(rank))
     }
 }

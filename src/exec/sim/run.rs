@@ -4,7 +4,7 @@ use super::SimOptions;
 use super::fabric::{Fabric, Load};
 use super::machine::{Device, SimMachine};
 use super::ports::Ports;
-use super::program::{Program, Work};
+use super::program::{Program, Seats, Work};
 use super::queue::{Event, Lane, Queue, What, ns};
 use super::record::{Moment, Record};
 use super::{Launch, cost::Cost};
@@ -58,7 +58,7 @@ struct Rank {
 }
 
 pub(super) struct Run<'a> {
-    programs: &'a [Program],
+    seats: Seats<'a>,
     ranks: Vec<Rank>,
     queue: Queue,
     net: Net,
@@ -69,10 +69,10 @@ pub(super) struct Run<'a> {
 }
 
 /// Runs a world of programs to its end.
-pub(super) fn run(programs: &[Program], machine: &SimMachine, options: &SimOptions, spans: bool) -> Result<Record> {
-    let mut run = Run::new(programs, machine, options, spans);
-    for (rank, program) in programs.iter().enumerate() {
-        for stream in 0..program.streams.len() {
+pub(super) fn run(seats: Seats, machine: &SimMachine, options: &SimOptions, spans: bool) -> Result<Record> {
+    let mut run = Run::new(seats, machine, options, spans);
+    for (rank, seat) in seats.iter().enumerate() {
+        for stream in 0..seat.program.streams.len() {
             run.queue.push(0, Lane { rank: rank as u32, stream: stream as u16 }, What::Step);
         }
     }
@@ -84,7 +84,7 @@ pub(super) fn run(programs: &[Program], machine: &SimMachine, options: &SimOptio
 }
 
 impl<'a> Run<'a> {
-    fn new(programs: &'a [Program], machine: &SimMachine, options: &SimOptions, spans: bool) -> Self {
+    fn new(seats: Seats<'a>, machine: &SimMachine, options: &SimOptions, spans: bool) -> Self {
         let stream = |_| Stream { position: 0, state: State::Next, piece: Piece::default() };
         let rank = |program: &Program| Rank {
             streams: (0..program.streams.len()).map(stream).collect(),
@@ -92,19 +92,19 @@ impl<'a> Run<'a> {
             load: Load::default(),
         };
         let (net, issue_ns, comm_gap_ns) = match &machine.device {
-            Device::Host(host) => (Net::Ports(Ports::new(host, programs.len())), 0, 0),
+            Device::Host(host) => (Net::Ports(Ports::new(host, seats.world)), 0, 0),
             Device::Gpu(gpu) => {
                 let graph = options.launch == Launch::Graph;
-                let fabric = Box::new(Fabric::new(gpu, options.transport, programs));
+                let fabric = Box::new(Fabric::new(gpu, options.transport, seats));
                 let (issue, gap) = if graph { (0.0, gpu.gap_s) } else { (gpu.issue_s, 0.0) };
                 (Net::Fabric(fabric), ns(issue), ns(gap))
             }
         };
         Self {
-            ranks: programs.iter().map(rank).collect(),
+            ranks: seats.iter().map(|seat| rank(seat.program)).collect(),
             queue: Queue::default(),
-            record: Record::new(programs.len(), spans),
-            programs,
+            record: Record::new(seats.world, spans),
+            seats,
             net,
             issue_ns,
             comm_gap_ns,
@@ -141,8 +141,7 @@ impl<'a> Run<'a> {
 
     /// Runs commands until one takes time or has to wait.
     fn step(&mut self, lane: Lane, now: u64) {
-        let programs = self.programs;
-        let program = &programs[lane.rank as usize];
+        let program = self.seats.of(lane.rank).program;
         loop {
             let stream = self.stream(lane);
             if !matches!(stream.state, State::Next) {
@@ -189,8 +188,7 @@ impl<'a> Run<'a> {
     }
 
     fn start(&mut self, lane: Lane, op: OpId, now: u64) {
-        let programs = self.programs;
-        let program = &programs[lane.rank as usize];
+        let program = self.seats.of(lane.rank).program;
         match program.ops[op.0 as usize] {
             Work::Compute { .. } => self.piece(lane, op, 0, now),
             Work::Nothing => self.record.mark(Moment {
@@ -202,18 +200,19 @@ impl<'a> Run<'a> {
                 end: now,
             }),
             Work::Comm(index) => {
+                let seat = self.seats.of(lane.rank);
                 let comm = &program.comms[index as usize];
                 let load = match &self.net {
                     Net::Ports(_) => Load::default(),
-                    Net::Fabric(fabric) => fabric.load(program, comm, lane.rank),
+                    Net::Fabric(fabric) => fabric.load(seat, comm, lane.rank),
                 };
                 self.record.begin(lane.rank, false, now);
                 self.stream(lane).state = State::Exchanges { op, begin: now, load };
                 self.change_load(lane.rank, load, 1.0, now);
                 match &mut self.net {
-                    Net::Ports(ports) => ports.enter(lane, program, comm, now, &mut self.queue),
+                    Net::Ports(ports) => ports.enter(lane, seat, comm, now, &mut self.queue),
                     Net::Fabric(fabric) => {
-                        fabric.enter(lane, program, comm, now + self.comm_gap_ns, &mut self.queue);
+                        fabric.enter(lane, seat, comm, now + self.comm_gap_ns, &mut self.queue);
                     }
                 }
             }
@@ -222,8 +221,7 @@ impl<'a> Run<'a> {
 
     /// Starts a piece, or waits for its flags.
     fn piece(&mut self, lane: Lane, op: OpId, piece: u16, now: u64) {
-        let programs = self.programs;
-        let program = &programs[lane.rank as usize];
+        let program = self.seats.of(lane.rank).program;
         let Work::Compute { first, .. } = program.ops[op.0 as usize] else { return };
         let recorded = &self.ranks[lane.rank as usize].recorded;
         if let Some(flag) = program.flags(op, piece).find(|flag| !recorded[*flag as usize]) {
@@ -248,8 +246,9 @@ impl<'a> Run<'a> {
             return;
         }
         stream.piece.runs = false;
-        let Work::Compute { count, .. } = self.programs[lane.rank as usize].ops[op.0 as usize] else { return };
-        let gated = self.programs[lane.rank as usize].gates.binary_search_by_key(&op, |gate| gate.op).is_ok();
+        let program = self.seats.of(lane.rank).program;
+        let Work::Compute { count, .. } = program.ops[op.0 as usize] else { return };
+        let gated = program.gates.binary_search_by_key(&op, |gate| gate.op).is_ok();
         let shown = gated.then_some(piece);
         self.record.end(true, Moment { rank: lane.rank, stream: lane.stream, op: op.0, piece: shown, begin, end: now });
         if u32::from(piece) + 1 < count {
@@ -293,9 +292,9 @@ impl<'a> Run<'a> {
 
     /// The law leaves nothing stuck; a stream that is says so instead of a wrong time.
     fn finished(&self) -> Result<()> {
-        for (rank, (of, program)) in self.ranks.iter().zip(self.programs).enumerate() {
+        for (rank, (of, seat)) in self.ranks.iter().zip(self.seats.iter()).enumerate() {
             for (index, stream) in of.streams.iter().enumerate() {
-                if stream.position < program.streams[index].len() || !matches!(stream.state, State::Next) {
+                if stream.position < seat.program.streams[index].len() || !matches!(stream.state, State::Next) {
                     let why = format!("stream {index} never ends: simulate the plans of one whole world, in order");
                     return Err(Error::Rank { rank, op: "simulation".into(), why });
                 }

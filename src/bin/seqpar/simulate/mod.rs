@@ -10,8 +10,8 @@ use seqpar::dit::models::{LayerKind, MODELS, Model, Sizes};
 use seqpar::exec::sim::{self, Launch, SimMachine, SimOptions, Transport};
 use seqpar::exec::{Report, trace};
 use seqpar::mesh::Mesh;
-use seqpar::plan::{Plan, Role, check_world};
-use seqpar::strategy::{self, Options, Strategy};
+use seqpar::plan::{Checked, Plan, Role, check_world};
+use seqpar::strategy::{self, LayerProblem, Options, Strategy};
 use serde_json::{Value, json};
 
 use crate::args::{SimulateArgs, Text, TransportArg};
@@ -248,9 +248,16 @@ impl<'a> Case<'a> {
         Ok(Row { strategy, mesh: whole, options, keeps_bits, kinds, weights })
     }
 
-    fn plans(&self, kind: &LayerKind, strategy: Strategy, mesh: &Mesh, options: &Options) -> Result<Vec<Plan>> {
+    /// Lawful plans of the ranks until they repeat.
+    fn plans(
+        &self,
+        kind: &LayerKind,
+        strategy: Strategy,
+        mesh: &Mesh,
+        options: &Options,
+    ) -> seqpar::Result<Vec<Checked<Plan>>> {
         let problem = self.model.layer(kind, &self.sizes, self.ranks)?;
-        Ok(strategy::layer(&problem, strategy, mesh, options)?)
+        build(&problem, strategy, mesh, options)
     }
 
     /// Seconds of the first kind of layer that is split, under other circumstances.
@@ -261,7 +268,7 @@ impl<'a> Case<'a> {
         let problem = model.layer(kind, &self.sizes, ranks)?;
         let mut best = f64::INFINITY;
         for options in self.ways(&mesh, strategy) {
-            let plans = strategy::layer(&problem, strategy, &mesh, &options)?;
+            let plans = build(&problem, strategy, &mesh, &options)?;
             best = best.min(auto::predict(machine, self.simulation, strategy, mesh, plans)?.seconds);
         }
         Ok(best)
@@ -275,8 +282,9 @@ impl<'a> Case<'a> {
     fn report(&self, row: &Row) -> Result<Report> {
         let split = row.kinds.iter().find(|(kind, ..)| self.model.split(kind, self.ranks) > 1);
         let Some((kind, prediction, _)) = split.or(row.kinds.first()) else { return Ok(Report::default()) };
-        let plans = check_world(self.plans(kind, prediction.strategy, &prediction.mesh, &row.options)?)?;
-        Ok(sim::simulate(&plans, self.machine, &self.simulation)?)
+        let problem = self.model.layer(kind, &self.sizes, self.ranks)?;
+        let plans = strategy::layer(&problem, prediction.strategy, &prediction.mesh, &row.options)?;
+        Ok(sim::simulate(&check_world(plans)?, self.machine, &self.simulation)?)
     }
 
     /// The reports of a layer for `seqpar report`; none of worlds that nobody could look at.
@@ -312,6 +320,16 @@ impl<'a> Case<'a> {
             args.ranks,
         )
     }
+}
+
+fn build(
+    problem: &LayerProblem,
+    strategy: Strategy,
+    mesh: &Mesh,
+    options: &Options,
+) -> seqpar::Result<Vec<Checked<Plan>>> {
+    let count = strategy::period(&problem.attention, strategy, mesh);
+    auto::lawful(count, |rank| strategy::layer_rank(problem, strategy, mesh, options, rank))
 }
 
 impl Row {
