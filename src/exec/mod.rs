@@ -8,7 +8,7 @@ mod report;
 pub mod sim;
 pub mod trace;
 
-pub use report::{Overlap, exposed, overlap};
+pub use report::{Intervals, Overlap, exposed, overlap};
 
 use std::sync::Arc;
 

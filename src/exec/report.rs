@@ -3,6 +3,9 @@
 
 use super::{Report, Span, SpanKind};
 
+/// Begins and ends in ns, disjoint, ascending.
+pub type Intervals = Vec<(u64, u64)>;
+
 /// Overlap on one rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Overlap {
@@ -20,17 +23,23 @@ pub struct Overlap {
 
 /// Overlap figures of every rank.
 pub fn overlap(report: &Report) -> Vec<Overlap> {
+    by_rank(report).iter().enumerate().map(|(rank, spans)| overlap_of(rank, spans)).collect()
+}
+
+/// The intervals, in ns, in which each rank communicates and does not compute.
+pub fn exposed(report: &Report) -> Vec<Intervals> {
+    let of_rank = |spans: &Vec<&Span>| {
+        let (compute, comm) = unions(spans);
+        outside(&comm, &compute)
+    };
+    by_rank(report).iter().map(of_rank).collect()
+}
+
+fn by_rank(report: &Report) -> Vec<Vec<&Span>> {
     let ranks = report.spans.iter().map(|span| span.rank + 1).max().unwrap_or(0).max(report.streams.len());
     let mut spans: Vec<Vec<&Span>> = vec![Vec::new(); ranks];
     report.spans.iter().for_each(|span| spans[span.rank].push(span));
-    spans.iter().enumerate().map(|(rank, spans)| overlap_of(rank, spans)).collect()
-}
-
-/// The intervals, in ns, in which a rank communicates and does not compute: disjoint, ascending.
-pub fn exposed(report: &Report, rank: usize) -> Vec<(u64, u64)> {
-    let spans: Vec<&Span> = report.spans.iter().filter(|span| span.rank == rank).collect();
-    let (compute, comm) = unions(&spans);
-    outside(&comm, &compute)
+    spans
 }
 
 fn overlap_of(rank: usize, spans: &[&Span]) -> Overlap {
@@ -40,9 +49,6 @@ fn overlap_of(rank: usize, spans: &[&Span]) -> Overlap {
     let hidden = if comm_ns == 0 { 1.0 } else { 1.0 - exposed_ns as f64 / comm_ns as f64 };
     Overlap { rank, compute_ns, comm_ns, exposed_ns, hidden }
 }
-
-/// Begin and end in ns, disjoint, ascending.
-type Intervals = Vec<(u64, u64)>;
 
 /// When the spans compute, and when they communicate.
 fn unions(spans: &[&Span]) -> (Intervals, Intervals) {
@@ -120,8 +126,7 @@ mod tests {
         let figures = overlap(&report);
         let expected = Overlap { rank: 0, compute_ns: 22, comm_ns: 17, exposed_ns: 8, hidden: 1.0 - 8.0 / 17.0 };
         assert_eq!(figures[0], expected);
-        assert_eq!(exposed(&report, 0), [(12, 20)]);
-        assert_eq!(exposed(&report, 1), []);
+        assert_eq!(exposed(&report), [vec![(12, 20)], vec![], vec![]]);
         assert_eq!(figures[1], Overlap { rank: 1, compute_ns: 7, comm_ns: 0, exposed_ns: 0, hidden: 1.0 });
         assert_eq!(figures[2].compute_ns, 0);
     }

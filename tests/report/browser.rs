@@ -70,9 +70,9 @@ fn canvas(browser: &mut Browser) -> [f64; 4] {
 fn hover(browser: &mut Browser, what: &str) {
     let [left, top, width, height] = canvas(browser);
     let mut tips: Vec<String> = Vec::new();
-    for step in 0..(height / 12.0) as usize {
-        for column in 0..12 {
-            let (x, y) = (left + width * (0.3 + 0.058 * column as f64), top + 12.0 * step as f64);
+    for step in 0..(height / 16.0) as usize {
+        for column in 0..8 {
+            let (x, y) = (left + width * (0.3 + 0.085 * column as f64), top + 16.0 * step as f64);
             browser.mouse("mouseMoved", x, y, json!({}));
             let shown = browser.eval(
                 "(() => { const tip = document.getElementById('tip'), b = tip.getBoundingClientRect(); \

@@ -63,6 +63,7 @@ pub(super) fn run(args: &KernelArgs, family: Family) -> Result<()> {
         for (shape_text, kernel) in kernels(&problem, family) {
             let bytes: u64 = kernel.operands().iter().map(seqpar::kernel::spec::Operand::bytes).sum();
             engine::refuse_beyond_memory(2 * bytes)?;
+            session.announce(&kernel.name(), kernel.cost().flops, session.iterations);
             let measured = bench::kernel(&kernel, session.threads, session.iterations)?;
             let (cost, time) = (measured.cost, measured.time);
             // A copy reads and writes what it copies once.

@@ -71,6 +71,7 @@ pub(super) fn run(args: &LayerArgs) -> Result<()> {
                 ..HostOptions::default()
             };
             let (cost, roof_s) = (bench::cost_of(&plans), session.roof.plans_s(&plans));
+            session.announce(strategy.name(), cost.flops, session.iterations);
             let found = bench::timed(plans, options, session.iterations)?;
             let hidden = hidden(&found.report);
             COLUMNS.row(vec![

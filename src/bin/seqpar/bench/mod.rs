@@ -61,6 +61,14 @@ impl Session {
         Ok(Self { threads, iterations: args.iterations, roof, json, rows: Vec::new(), reports: Vec::new() })
     }
 
+    /// Says so before a row that takes minutes: `flops` in each of `runs` runs, at half the roof.
+    fn announce(&self, what: &str, flops: f64, runs: usize) {
+        let minutes = flops * runs as f64 / (0.5 * self.roof.flops_per_s) / 60.0;
+        if minutes >= 1.0 {
+            output::note(&format!("{what}: about {minutes:.0} min; fewer --iterations, --tokens or --batch take less"));
+        }
+    }
+
     /// Writes the record, if one was asked for.
     fn finish(self) -> Result<()> {
         let Some(json) = self.json else { return Ok(()) };

@@ -89,6 +89,9 @@ pub(super) fn run(args: &OverlapArgs) -> Result<()> {
             };
             // Three worlds: the plan and its halves.
             engine::refuse_beyond_memory(3 * engine::peak_bytes(&plans)?)?;
+            // The compute runs alone and under the transfers.
+            let flops = bench::cost_of(&plans).flops;
+            session.announce(strategy.name(), flops, 2 * session.iterations);
             let found = bench::overlap(&case, &conditions)?;
             let part = if args.part == PartFlag::Layer {
                 "layer"

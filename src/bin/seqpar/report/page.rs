@@ -52,7 +52,7 @@ fn report(named: &Named) -> Value {
             })
         })
         .collect();
-    value["exposed"] = ranks.iter().map(|of| json!(exposed(&named.report, of.rank))).collect();
+    value["exposed"] = json!(exposed(&named.report));
     value
 }
 

@@ -61,6 +61,7 @@ fn panel(out: &mut String, named: &Named, longest_ns: u64, mut y: f64) -> f64 {
     let rows: usize = named.report.streams.iter().map(Vec::len).sum();
     let bottom = y + rows as f64 * ROW + named.report.streams.len() as f64 * RANK_GAP;
     axis(out, y, bottom, longest_ns, &x);
+    let gaps = exposed(&named.report);
     let mut spans: Vec<Vec<Vec<&Span>>> =
         named.report.streams.iter().map(|streams| vec![Vec::new(); streams.len()]).collect();
     named.report.spans.iter().for_each(|span| spans[span.rank][span.stream].push(span));
@@ -75,7 +76,7 @@ fn panel(out: &mut String, named: &Named, longest_ns: u64, mut y: f64) -> f64 {
             );
             if stream == 0 {
                 let _ = writeln!(out, "<text x=\"10\" y=\"{:.1}\" fill=\"#1b2430\">rank {rank}</text>", y + 11.5);
-                for (begin, end) in exposed(&named.report, rank) {
+                for &(begin, end) in &gaps[rank] {
                     let width = (end - begin) as f64 * scale;
                     if width >= 0.3 {
                         let _ = writeln!(
