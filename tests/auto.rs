@@ -84,7 +84,7 @@ fn the_fastest_lawful_candidate_is_chosen() {
     let kept = choose(&rows, false).unwrap();
     assert!(kept.keeps_bits && rows.iter().filter(|row| row.keeps_bits).all(|row| row.seconds >= kept.seconds));
     assert_eq!(choose(&rows, true).unwrap(), &rows[0]);
-    assert!(choose(&[usp.clone()], false).unwrap_err().to_string().contains("--allow-reorder"));
+    assert!(choose(std::slice::from_ref(usp), false).unwrap_err().to_string().contains("--allow-reorder"));
     // The law is asked of every candidate.
     let broken = explain(&ask, |strategy, mesh| {
         let mut plans = layer(&problem, strategy, mesh, &Options::default())?;
