@@ -65,10 +65,8 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(plans: &[Member<'a>], shapes: &'a [Shape], tags: &'a Tags) -> Self {
-        let of = |(rank, (plan, issued)): (usize, (&Member<'a>, &Vec<(OpId, usize)>))| {
-            Rank::new(*plan, &shapes[rank % shapes.len()], issued)
-        };
-        let ranks: Vec<Rank> = plans.iter().zip(&tags.issued).enumerate().map(of).collect();
+        let named = plans.iter().zip(shapes.iter().cycle()).zip(&tags.issued);
+        let ranks: Vec<Rank> = named.map(|((plan, shape), issued)| Rank::new(*plan, shape, issued)).collect();
         let unstarted = tags.shared.iter().map(|shared| shared.ops.len()).collect();
         let mut ready = VecDeque::new();
         for (rank, of) in ranks.iter().enumerate() {

@@ -8,3 +8,4 @@ mod oracle;
 mod plan;
 mod refusals;
 mod sampling;
+mod simulate;

@@ -55,7 +55,7 @@ Strategies (what moves between ranks):
   usp        ulysses inside a group, ring between groups (--ulysses u --ring r)
   megatron   column- and row-parallel linears: 2 all-gathers, 2 reduce-scatters
   kv-gather  all-gather of keys and values
-  auto       the cheapest of those that change no bit (--allow-reorder: of all)
+  auto       the fastest, simulated, of those that change no bit (--allow-reorder: of all)
 single, fastseq, ulysses and kv-gather give the bits of the one-rank run. ring, usp with a ring
 above 1, and megatron sum in another order: the same result to rounding, not to the bit.";
 

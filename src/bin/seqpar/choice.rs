@@ -28,7 +28,7 @@ pub(crate) fn layer(problem: &LayerProblem, args: &SpreadArgs, machine: &Machine
     })
 }
 
-/// The cheapest allowed strategy; says on stderr which and why.
+/// The fastest allowed strategy; says on stderr which and why.
 pub(crate) fn pick(
     args: &SpreadArgs,
     machine: &Machine,

@@ -12,7 +12,7 @@ const MOST_RANKS: usize = 4096;
 /// A strategy by name, or the choice of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// The cheapest by its plan.
+    /// The fastest by simulation.
     Auto,
     /// This one.
     Named(Strategy),

@@ -91,9 +91,9 @@ fn gpu(name: &str, file: &mut Constants) -> Result<SimMachine> {
         memory_bytes: file.number("memory_gib")? * f64::from(1 << 30),
         gemm_flops: file.number("gemm_tflops")? * 1e12,
         f32_flops: file.number("f32_tflops")? * 1e12,
-        gemm_fill_k: file.time("gemm_fill_k")? * 1e6,
+        gemm_fill_k: file.any("gemm_fill_k", 0.0..=1e6)?,
         attention_flops: attention_flops.into_iter().collect::<Result<_>>()?,
-        attention_half_keys: file.time("attention_half_keys")? * 1e6,
+        attention_half_keys: file.any("attention_half_keys", 0.0..=1e6)?,
         memory_bytes_per_s: file.number("memory_gbps")? * 1e9,
         issue_s: file.time("issue_us")?,
         gap_s: file.time("gap_us")?,
@@ -176,7 +176,7 @@ impl Constants {
 
     /// Microseconds, which may be 0.
     fn time(&mut self, key: &str) -> Result<f64> {
-        Ok(self.any(key, 0.0..=1e9)? * 1e-6)
+        Ok(self.any(key, 0.0..=1e9)? / 1e6)
     }
 
     fn share(&mut self, key: &str) -> Result<f64> {

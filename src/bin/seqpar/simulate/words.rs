@@ -10,7 +10,10 @@ use crate::table;
 
 pub(super) fn explain(case: &Case, rows: &[Row]) -> Result<String> {
     let mut text = String::from("\n");
-    if let [first, second, ..] = rows {
+    // usp without a ring, or without ulysses, is one of these under another name.
+    let other = |row: &&Row| row.strategy != Strategy::Usp || row.mesh.ring > 1 && row.mesh.ulysses > 1;
+    let rows: Vec<&Row> = rows.iter().filter(other).collect();
+    if let [first, second, ..] = rows.as_slice() {
         text += &why(first, second);
         if !first.keeps_bits
             && let Some(same) = rows.iter().find(|row| row.keeps_bits)
