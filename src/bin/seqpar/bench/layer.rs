@@ -8,13 +8,11 @@ use serde_json::json;
 
 use super::args::LayerArgs;
 use super::lines::{self, Columns};
-use super::overlap::{candidates, refuse_many};
 use super::shape::Shape;
-use super::{DEADLINE, Session, link, link_text};
-use crate::fault::{Fault, Result};
-use crate::numbers::Strategies;
+use super::{DEADLINE, Session, link, link_text, world};
+use crate::fault::Result;
 use crate::record::{self, Kind, Named};
-use crate::{engine, output, run};
+use crate::{engine, run};
 
 const COLUMNS: Columns = Columns(&[
     ("strategy", "", 9),
@@ -35,8 +33,8 @@ const COLUMNS: Columns = Columns(&[
 
 pub(super) fn run(args: &LayerArgs) -> Result<()> {
     let shape = Shape::new(&args.shape)?;
-    refuse_many(&args.world)?;
     let layers = shape.layers(args.world.ranks)?;
+    let candidates = world::candidates(&args.world, shape.heads())?;
     let mut session = Session::new(&args.measure)?;
     let link = link(&args.link);
     let notes = [
@@ -49,17 +47,9 @@ pub(super) fn run(args: &LayerArgs) -> Result<()> {
     for (tokens, problem) in layers {
         let attention = &problem.attention;
         let mut measured = 0;
-        for (strategy, mesh) in candidates(&args.world, (attention.heads, attention.kv_heads))? {
-            let plans = match strategy::layer(&problem, strategy, &mesh, &Options::default()) {
-                Ok(plans) => plans,
-                Err(error) => match args.world.strategy {
-                    Strategies::All => {
-                        output::note(&format!("{}: left out: {error}", strategy.name()));
-                        continue;
-                    }
-                    Strategies::Named(_) => return Err(error.into()),
-                },
-            };
+        for &(strategy, mesh) in &candidates {
+            let plans = strategy::layer(&problem, strategy, &mesh, &Options::default());
+            let Some(plans) = world::allowed(&args.world, strategy, plans)? else { continue };
             engine::refuse_beyond_memory(engine::peak_bytes(&plans)?)?;
             let bytes = plans.iter().map(seqpar::plan::Plan::bytes_sent).max().unwrap_or(0);
             let options = HostOptions {
@@ -119,9 +109,7 @@ pub(super) fn run(args: &LayerArgs) -> Result<()> {
                 report: found.report,
             });
         }
-        if measured == 0 {
-            return Err(Fault::Usage(format!("no strategy can split {tokens} tokens over {} ranks", args.world.ranks)));
-        }
+        world::refuse_none(measured, tokens, &args.world)?;
     }
     lines::end(noisy)?;
     session.finish()

@@ -12,6 +12,7 @@ mod layer;
 mod lines;
 mod overlap;
 mod shape;
+mod world;
 
 use std::time::Duration;
 

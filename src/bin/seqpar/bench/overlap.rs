@@ -4,17 +4,16 @@ use seqpar::bench::{self, Case, Conditions, Overlapped, Part, Speed};
 use seqpar::exec::host::Link;
 use seqpar::exec::sim::Device;
 use seqpar::machine::Machine;
-use seqpar::strategy::{Options, Strategy};
+use seqpar::strategy::Options;
 use serde_json::{Value, json};
 
-use super::args::{OverlapArgs, PartFlag, WorldArgs};
+use super::args::{OverlapArgs, PartFlag};
 use super::lines::{self, Columns};
 use super::shape::Shape;
-use super::{DEADLINE, Session, link, link_text};
+use super::{DEADLINE, Session, link, link_text, world};
 use crate::fault::{Fault, Result};
-use crate::numbers::Strategies;
 use crate::record::{self, Kind, Named};
-use crate::{engine, output, run, simulate};
+use crate::{engine, run, simulate};
 
 const COLUMNS: Columns = Columns(&[
     ("strategy", "", 9),
@@ -42,9 +41,9 @@ const COLUMNS: Columns = Columns(&[
 
 pub(super) fn run(args: &OverlapArgs) -> Result<()> {
     let shape = Shape::new(&args.shape)?;
-    refuse_many(&args.world)?;
     let paced = args.paced.as_deref().map(paced).transpose()?;
     let layers = shape.layers(args.world.ranks)?;
+    let candidates = world::candidates(&args.world, shape.heads())?;
     let mut session = Session::new(&args.measure)?;
     let speed = speed(args, paced.as_ref());
     let mut notes = vec![
@@ -72,47 +71,28 @@ pub(super) fn run(args: &OverlapArgs) -> Result<()> {
             problem.mlp = None;
         }
         let part = if args.part == PartFlag::Overlapped { Part::Overlapped } else { Part::Layer };
-        let cases = candidates(&args.world, (problem.attention.heads, problem.attention.kv_heads))?;
         let mut measured = 0;
-        for (strategy, mesh) in &cases {
-            let case =
-                Case { problem: problem.clone(), strategy: *strategy, mesh: *mesh, options: Options::default(), part };
-            let plans = match case.plans() {
-                Ok(plans) => plans,
-                Err(error) => match args.world.strategy {
-                    Strategies::All => {
-                        output::note(&format!("{}: left out: {error}", strategy.name()));
-                        continue;
-                    }
-                    Strategies::Named(_) => return Err(error.into()),
-                },
-            };
+        for &(strategy, mesh) in &candidates {
+            let case = Case { problem: problem.clone(), strategy, mesh, options: Options::default(), part };
+            let Some(plans) = world::allowed(&args.world, strategy, case.plans())? else { continue };
             // Three worlds: the plan and its halves.
             engine::refuse_beyond_memory(3 * engine::peak_bytes(&plans)?)?;
             // The compute runs alone and under the transfers.
             let flops = bench::cost_of(&plans).flops;
             session.announce(strategy.name(), flops, 2 * session.iterations);
             let found = bench::overlap(&case, &conditions)?;
-            let part = if args.part == PartFlag::Layer {
-                "layer"
-            } else if part == Part::Layer {
-                "attention"
-            } else {
-                case.part_name()
-            };
+            let part = if args.part == PartFlag::Attention { "attention" } else { case.part_name() };
             COLUMNS.row(cells(&case, part, tokens, &found))?;
             noisy += usize::from(lines::is_noisy(&found.overlapped));
             measured += 1;
             session.rows.push(row(args, &shape, &case, part, tokens, &found));
-            let name = format!("{}, {tokens} tokens", run::describe(*strategy, mesh));
+            let name = format!("{}, {tokens} tokens", run::describe(strategy, &mesh));
             let named =
                 |kind: Kind, report| Named { name: name.clone(), kind, strategy: strategy.name().into(), report };
             session.reports.push(named(Kind::Measured, found.report));
             session.reports.extend(found.predicted.map(|report| named(Kind::Simulated, report)));
         }
-        if measured == 0 {
-            return Err(Fault::Usage(format!("no strategy can split {tokens} tokens over {} ranks", args.world.ranks)));
-        }
+        world::refuse_none(measured, tokens, &args.world)?;
     }
     lines::end(noisy)?;
     session.finish()
@@ -158,39 +138,6 @@ fn speed(args: &OverlapArgs, paced: Option<&Machine>) -> Speed {
         }
         (None, None, None) => Speed::Ratio(1.0),
     }
-}
-
-/// The strategies that the flags name, each on its mesh; of `all`, those that exist on so many
-/// ranks.
-pub(super) fn candidates(args: &WorldArgs, heads: (usize, usize)) -> Result<Vec<(Strategy, seqpar::mesh::Mesh)>> {
-    let mesh = |strategy: Strategy| {
-        let (u, r) = if strategy == Strategy::Usp { (args.ulysses, args.ring) } else { (None, None) };
-        strategy.mesh(args.ranks, u, r, heads.0, heads.1)
-    };
-    match &args.strategy {
-        Strategies::Named(list) => list.iter().map(|&strategy| Ok((strategy, mesh(strategy)?))).collect(),
-        Strategies::All => {
-            let candidates = Strategy::ALL.into_iter().filter(|s| (*s == Strategy::Single) == (args.ranks == 1));
-            let mut found = Vec::new();
-            for strategy in candidates {
-                match mesh(strategy) {
-                    Ok(mesh) => found.push((strategy, mesh)),
-                    Err(error) => output::note(&format!("{}: left out: {error}", strategy.name())),
-                }
-            }
-            Ok(found)
-        }
-    }
-}
-
-/// A rank is a group of threads of this process.
-pub(super) fn refuse_many(args: &WorldArgs) -> Result<()> {
-    if args.ranks > run::MOST_RUNNING {
-        let why =
-            format!("--ranks {}: a rank is a group of threads here; use at most {}", args.ranks, run::MOST_RUNNING);
-        return Err(Fault::Usage(why));
-    }
-    Ok(())
 }
 
 fn cells(case: &Case, part: &str, tokens: usize, found: &Overlapped) -> Vec<String> {

@@ -75,6 +75,11 @@ impl Shape {
         )
     }
 
+    /// Query and key heads.
+    pub(super) fn heads(&self) -> (usize, usize) {
+        (self.heads, self.kv_heads)
+    }
+
     /// The layer of each token count, so that no size is refused after others were measured.
     pub(super) fn layers(&self, ranks: usize) -> Result<Vec<(usize, LayerProblem)>> {
         self.tokens.iter().map(|&tokens| Ok((tokens, self.layer(tokens, ranks)?))).collect()
