@@ -33,8 +33,8 @@ const COLUMNS: Columns = Columns(&[
 
 pub(super) fn run(args: &LayerArgs) -> Result<()> {
     let shape = Shape::new(&args.shape)?;
-    let layers = shape.layers(args.world.ranks)?;
     let candidates = world::candidates(&args.world, shape.heads())?;
+    let layers = shape.layers(args.world.ranks)?;
     let mut session = Session::new(&args.measure)?;
     let link = link(&args.link);
     let notes = [

@@ -42,8 +42,8 @@ const COLUMNS: Columns = Columns(&[
 pub(super) fn run(args: &OverlapArgs) -> Result<()> {
     let shape = Shape::new(&args.shape)?;
     let paced = args.paced.as_deref().map(paced).transpose()?;
-    let layers = shape.layers(args.world.ranks)?;
     let candidates = world::candidates(&args.world, shape.heads())?;
+    let layers = shape.layers(args.world.ranks)?;
     let mut session = Session::new(&args.measure)?;
     let speed = speed(args, paced.as_ref());
     let mut notes = vec![
