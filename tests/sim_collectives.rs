@@ -1,8 +1,11 @@
 //! Communication on GPU machines: closed forms, calibration data, shared ports, SMs.
 
+use seqpar::dit::models::Model;
+use seqpar::exec::Report;
 use seqpar::exec::collective::Collective;
 use seqpar::exec::sim::{Device, Gpu, Launch, SimMachine, SimOptions, Transport, World, simulate};
 use seqpar::plan::check_world;
+use seqpar::strategy::{Options, Strategy, layer};
 
 const MIB: u64 = 1 << 20;
 
@@ -126,6 +129,26 @@ fn copy_engines_and_graphs_save_what_they_save() {
     let graph = SimOptions { launch: Launch::Graph, ..SimOptions::default() };
     let saved = kernel - seconds(&h100, Collective::ReduceScatter, bytes, 8, graph);
     assert!((saved - (gpu.issue_s - gpu.gap_s)).abs() < 2e-9, "{saved} s");
+}
+
+#[test]
+fn kernels_slow_down_under_communication_that_takes_sms() {
+    let h100 = machine("h100x8");
+    let model = Model::named("wan2.1-14b").unwrap();
+    let problem = model.layer(&model.kinds[0], &model.sizes(), 4).unwrap();
+    let mesh = Strategy::Ring.mesh(4, None, None, model.heads, model.kv_heads).unwrap();
+    let plans = check_world(layer(&problem, Strategy::Ring, &mesh, &Options::default()).unwrap()).unwrap();
+    let report = |transport| simulate(&plans, &h100, &SimOptions { transport, ..SimOptions::default() }).unwrap();
+    let attention = |report: &Report| -> Vec<u64> {
+        report.spans.iter().filter(|s| s.rank == 0 && s.op.contains("attention")).map(|s| s.ns()).collect()
+    };
+    let (kernels, copied) = (attention(&report(Transport::Nccl)), attention(&report(Transport::CopyEngine)));
+    assert_eq!(kernels.len(), 4);
+    // The blocks arrive one after the other under the first step; nothing moves under the rest.
+    assert!(kernels[0] > copied[0] && kernels[1..] == copied[1..], "{kernels:?} {copied:?}");
+    // No more is lost than all channels of sends take of the SMs.
+    let most = copied[0] as f64 / (1.0 - 32.0 / 132.0);
+    assert!((kernels[0] as f64) < most, "{} ns, {} without, at most {most}", kernels[0], copied[0]);
 }
 
 #[test]

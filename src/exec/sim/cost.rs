@@ -1,13 +1,11 @@
 //! How long kernels last on a machine.
 //!
-//! On the host what [`Machine::kernel_s`] says. On a GPU the longer of two times: arithmetic at
+//! On the host what [`crate::machine::Machine::kernel_s`] says. On a GPU the longer of two times: arithmetic at
 //! the rate of its kind, less what ragged waves of tiles and short sums lose, and memory traffic.
 
 use super::machine::{Device, Gpu, SimMachine};
 use crate::dtype::Dtype;
 use crate::kernel::spec::{Attention, Gemm, Kernel};
-#[allow(unused_imports)] // Named in the module's doc.
-use crate::machine::Machine;
 
 /// Time of one piece of a kernel, taken apart by what slows it down.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -254,3 +254,65 @@ impl Ports {
         rates.into_iter().flatten().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ports of the given rates, each 1 byte a ns times that, and flows that have begun.
+    fn ports(rates: &[f64], flows: &[(&[(u32, f64)], f64)]) -> Ports {
+        let mut ports = Ports {
+            rates: rates.iter().map(|rate| rate * 1e9).collect(),
+            users: rates.iter().map(|_| Vec::new()).collect(),
+            flows: Vec::new(),
+            unused: Vec::new(),
+            node_ranks: 1,
+            has_net: false,
+            sockets: None,
+        };
+        for (at, most) in flows {
+            let lane = Lane { rank: 0, stream: 0 };
+            let flow = ports.add(Flow::new(vec![lane], at.to_vec(), most * 1e9, 1e3));
+            ports.start(flow, 0, &mut Queue::default());
+        }
+        ports
+    }
+
+    fn rates(ports: &Ports) -> Vec<f64> {
+        ports.flows.iter().map(|flow| (flow.rate / 1e6).round() / 1e3).collect()
+    }
+
+    #[test]
+    fn rates_are_max_min_fair() {
+        // The example of Bertsekas and Gallager: what one flow cannot use, the others share.
+        let all: &[(u32, f64)] = &[(0, 1.0), (1, 1.0)];
+        assert_eq!(rates(&ports(&[1.0, 4.0], &[(all, 9.0), (&[(0, 1.0)], 9.0), (&[(1, 1.0)], 9.0)])), [0.5, 0.5, 3.5]);
+        // A flow that has enough leaves the rest.
+        assert_eq!(rates(&ports(&[3.0], &[(&[(0, 1.0)], 0.5), (&[(0, 1.0)], 9.0)])), [0.5, 2.5]);
+        // A quarter of one flow's bytes pass the port: it weighs as much.
+        assert_eq!(rates(&ports(&[5.0], &[(&[(0, 0.25)], 9.0), (&[(0, 1.0)], 9.0)])), [4.0, 4.0]);
+        // Alone, the busiest port or the own limit binds.
+        assert_eq!(rates(&ports(&[5.0, 2.0], &[(&[(0, 1.0), (1, 0.5)], 9.0)])), [4.0]);
+    }
+
+    #[test]
+    fn a_flow_that_ends_leaves_its_rate_to_the_rest() {
+        let mut queue = Queue::default();
+        let mut ports = ports(&[2.0], &[]);
+        let flow = |bytes: f64| Flow::new(vec![Lane { rank: 0, stream: 0 }], vec![(0, 1.0)], 9e9, bytes);
+        let (short, long) = (ports.add(flow(100.0)), ports.add(flow(300.0)));
+        ports.start(short, 0, &mut queue);
+        ports.start(long, 0, &mut queue);
+        let mut ends = Vec::new();
+        while let Some(event) = queue.pop() {
+            if let What::FlowEnd { flow, revision } = event.what
+                && !ports.end(flow, revision, event.at, &mut queue).is_empty()
+            {
+                ends.push((flow, event.at));
+            }
+        }
+        // Both at 1 byte a ns until the short one ends, then the rest of 200 at 2.
+        assert_eq!(ends, [(short, 100), (long, 200)]);
+        assert_eq!(ports.unused.len(), 2);
+    }
+}

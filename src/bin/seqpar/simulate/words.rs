@@ -4,7 +4,8 @@ use seqpar::auto;
 use seqpar::dit::models::Model;
 use seqpar::strategy::Strategy;
 
-use super::{Case, Row};
+use super::case::Case;
+use super::row::Row;
 use crate::fault::Result;
 use crate::table;
 
