@@ -179,7 +179,7 @@ fn what_cannot_be_measured_is_one_line() {
     refusal(&format!("overlap --tokens 32 {SMALL} --ratio 1 --link-gbps 1"), "cannot be used with");
     refusal(&format!("overlap --tokens 32 {SMALL} --ranks 257"), "at most 256");
     refusal("overlap --tokens 32 --heads 8 --kv-heads 3 --head-dim 8", "no multiple");
-    refusal("overlap --tokens 32 --heads 6 --head-dim 8 --ranks 4 --strategy ulysses", "6 heads");
+    refusal("overlap --tokens 32 --heads 8 --head-dim 8 --ranks 4 --strategy usp --ulysses 3", "ulysses");
     refusal("layer --tokens 32 --heads 8 --head-dim 8 --ranks 2 --strategy single", "one rank");
     refusal("collectives --ranks 1", "use 2 to 256");
     refusal("collectives --ranks 4 --bytes 8", "less than one element");
