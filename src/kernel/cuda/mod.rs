@@ -23,6 +23,7 @@ mod params;
 mod qk_norm_rope;
 mod resources;
 mod runs;
+mod sum;
 mod variants;
 
 pub use bound::{Bound, GEMM_SHAPE, Rate, bound};
@@ -31,6 +32,7 @@ pub use gpu::Gpu;
 pub use lse_merge::{LseMerge, lse_merge};
 pub use occupancy::{Limit, Occupancy, occupancy};
 pub use resources::Resources;
+pub use sum::sum;
 pub use variants::{Variant, Work, variants};
 
 use crate::dtype::Dtype;

@@ -176,7 +176,7 @@ impl Tile {
     /// `kSmemBytes` of the kernel.
     pub fn shared_bytes(&self) -> usize {
         let (rows, cols, stages) = (self.rows, self.cols, self.stages);
-        let staged = rows * (cols / 8 | 1) * 16;
+        let staged = rows * ((cols / 8) | 1) * 16;
         match self.arch {
             Arch::Sm80 => (stages * (rows + cols) * 64).max(staged) + cols * 4 + 16,
             Arch::Sm90 => {
