@@ -54,7 +54,7 @@ fn tensor_loads() {
                 (6, "without synchronising with its init"),
                 (9, "holds no initialised mbarrier"),
                 (10, "more arrivals than its count 1"),
-                (11, "WAR race at shared|RAW race at shared"),
+                (11, "WAR race at shared|RAW race at shared|DEADLOCK"),
             ],
         );
     }
