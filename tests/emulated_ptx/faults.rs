@@ -17,7 +17,11 @@ pub(crate) fn expect_with(probe: &Probe, faults: &[(i32, &str)], how: impl Fn(Op
         assert!(said.is_empty(), "the correct {} is reported: {options:?}\n{said}", probe.kernel);
         for (fault, text) in faults {
             let said = probe.faulty(*fault).run(&options).outcome.messages.join("\n");
-            assert!(text.split('|').any(|t| said.contains(t)), "fault {fault} of {}: wanted {text:?}: {options:?}\n{said}", probe.kernel);
+            assert!(
+                text.split('|').any(|t| said.contains(t)),
+                "fault {fault} of {}: wanted {text:?}: {options:?}\n{said}",
+                probe.kernel
+            );
         }
     }
 }
@@ -83,7 +87,8 @@ fn transaction_barriers() {
 
 #[test]
 fn matrices() {
-    let load = Probe { input: vec![1; 128], out_words: 128, args: [2, 1, 0, 16, 0, 0], ..Probe::new("load_matrix", 32) };
+    let load =
+        Probe { input: vec![1; 128], out_words: 128, args: [2, 1, 0, 16, 0, 0], ..Probe::new("load_matrix", 32) };
     expect(&load, &[(1, "RAW race at shared"), (2, "is not aligned to 16")]);
     expect(&Probe { kernel: "store_matrix", ..load }, &[(1, "RAW race at shared")]);
 }

@@ -34,7 +34,10 @@ fn cp_async() {
         let words = 32 * unit as usize;
         let args = [unit, 0, 0, 0, 0, 0];
         let probe = Probe { input: vec![5; words], out_words: words, args, ..Probe::new("cp_async", 64) };
-        expect(&probe, &[(1, "cp.async of thread"), (2, "cp.async of thread"), (3, "race at shared"), (4, "cp.async of thread")]);
+        expect(
+            &probe,
+            &[(1, "cp.async of thread"), (2, "cp.async of thread"), (3, "race at shared"), (4, "cp.async of thread")],
+        );
         expect(&probe, &[(5, "cp.async of thread")]);
     }
 }
@@ -91,13 +94,8 @@ fn tensor_stores() {
 
 #[test]
 fn a_store_is_visible_after_the_full_wait_only() {
-    let probe = Probe {
-        blocks: 2,
-        input: vec![9; 64],
-        out_words: 128,
-        bytes: 256,
-        ..Probe::new("store_then_flag", 32)
-    };
+    let probe =
+        Probe { blocks: 2, input: vec![9; 64], out_words: 128, bytes: 256, ..Probe::new("store_then_flag", 32) };
     let faults = [(1, "race in global memory"), (2, "race in global memory")];
     for fault in faults {
         // The reader may come first in some schedules of the second: then it reads what nobody wrote.

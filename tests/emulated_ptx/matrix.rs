@@ -16,7 +16,8 @@ fn matrices_conform() {
 fn bank_conflicts_are_counted() {
     // (bytes a row, extra passes of each of the four 8-row phases)
     for (stride, conflicts) in [(16, 0), (32, 1), (64, 3), (128, 7), (144, 0), (80, 0), (96, 1)] {
-        let load = Probe { args: [2, 1, 0, stride, 0, 0], out_words: 128, shared: 8192, ..Probe::new("load_matrix", 32) };
+        let load =
+            Probe { args: [2, 1, 0, stride, 0, 0], out_words: 128, shared: 8192, ..Probe::new("load_matrix", 32) };
         let load = Probe { input: vec![1; 128], ..load };
         let ran = load.run(&Options::seeded(1));
         assert!(ran.outcome.messages.is_empty(), "{:?}", ran.outcome.messages);
@@ -32,9 +33,13 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     let input: Vec<u32> = (0..128).map(|_| rng.next() as u32).collect();
     let half = |row: usize, column: usize| input[row * 4 + column / 2] >> (16 * (column % 2)) & 0xffff;
-    for (op, name, count, transposed) in
-        [(0, "x1", 1, false), (1, "x2", 2, false), (2, "x4", 4, false), (3, "x2.trans", 2, true), (4, "x4.trans", 4, true)]
-    {
+    for (op, name, count, transposed) in [
+        (0, "x1", 1, false),
+        (1, "x2", 2, false),
+        (2, "x4", 4, false),
+        (3, "x2.trans", 2, true),
+        (4, "x4.trans", 4, true),
+    ] {
         for (factor, offset, stride) in [(1, 0, 16), (5, 3, 16), (11, 30, 80)] {
             let mut want = Vec::new();
             for lane in 0..32 {
@@ -64,7 +69,9 @@ pub(crate) fn cases() -> Vec<Case> {
             all.push(Case::bits(format!("stmatrix.x{count} rows {factor} {offset} {stride}"), probe, want));
         }
     }
-    for (op, name, k) in [(0, "m16n8k16 bf16", 16), (1, "m16n8k16 f16", 16), (2, "m16n8k8 bf16", 8), (3, "m16n8k8 f16", 8)] {
+    for (op, name, k) in
+        [(0, "m16n8k16 bf16", 16), (1, "m16n8k16 f16", 16), (2, "m16n8k8 bf16", 8), (3, "m16n8k8 f16", 8)]
+    {
         // Small integers: every sum is exact in whatever order the tensor core adds.
         all.push(product(name, op, k, &mut |rng| rng.below(17) as f32 - 8.0, Exact::Bits, &mut rng));
         let exact = Exact::Error { relative: 1e-5, absolute: 1e-4 };
@@ -93,7 +100,8 @@ fn product(name: &str, op: i32, k: usize, draw: &mut dyn FnMut(&mut Rng) -> f32,
         let (group, in_group) = (lane / 4, lane % 4);
         // The ISA's a0..a7, b0..b3, c0..c3.
         let a_at = |i: usize| {
-            let row = if k == 16 { if i < 2 || (4..6).contains(&i) { group } else { group + 8 } } else { group + i / 2 * 8 };
+            let row =
+                if k == 16 { if i < 2 || (4..6).contains(&i) { group } else { group + 8 } } else { group + i / 2 * 8 };
             let column = in_group * 2 + (i & 1) + if i >= 4 { 8 } else { 0 };
             a[row * k + column]
         };

@@ -131,7 +131,10 @@ pub(crate) enum Exact {
     /// Floats; a NaN may be any NaN.
     Nan,
     /// Floats within `relative * |want| + absolute`.
-    Error { relative: f64, absolute: f64 },
+    Error {
+        relative: f64,
+        absolute: f64,
+    },
 }
 
 #[derive(Clone, Debug)]

@@ -89,7 +89,8 @@ fn memory_effects_have_a_memory_clobber() {
         // What is not volatile must be a function of its operands.
         for statement in text.split("asm(").skip(1) {
             let statement = &statement[..statement.find(");").unwrap()];
-            let pure = ["cvt.", "ex2.", "lg2.", "rcp.", "sqrt.", "fma.", "max."].iter().any(|name| statement.contains(name));
+            let pure =
+                ["cvt.", "ex2.", "lg2.", "rcp.", "sqrt.", "fma.", "max."].iter().any(|name| statement.contains(name));
             assert!(pure, "{}: neither volatile nor arithmetic:{statement}", path.display());
         }
     }

@@ -12,18 +12,60 @@ fn values_conform() {
 
 fn inputs() -> Vec<[u32; 2]> {
     let mut special: Vec<u32> = vec![
-        0, 0x8000_0000, 0x7f80_0000, 0xff80_0000, 0x7fc0_0000, 0x7f80_0001, 0xffc0_1234, 1, 0x8000_0001, 0x007f_ffff,
-        0x0080_0000, 0x7f7f_ffff, 0xff7f_ffff, 0x7f7f_8000, 0x7f7f_7fff,
+        0,
+        0x8000_0000,
+        0x7f80_0000,
+        0xff80_0000,
+        0x7fc0_0000,
+        0x7f80_0001,
+        0xffc0_1234,
+        1,
+        0x8000_0001,
+        0x007f_ffff,
+        0x0080_0000,
+        0x7f7f_ffff,
+        0xff7f_ffff,
+        0x7f7f_8000,
+        0x7f7f_7fff,
         // bf16: ties to even down and up, just above and below them
-        0x3f80_8000, 0x3f81_8000, 0x3f80_8001, 0x3f80_7fff, 0x0000_8000, 0x0001_8000,
+        0x3f80_8000,
+        0x3f81_8000,
+        0x3f80_8001,
+        0x3f80_7fff,
+        0x0000_8000,
+        0x0001_8000,
     ];
     // f16: the largest, what rounds to it and what does not, ties, subnormals and their halves.
     let tie = 1.0 + 2f32.powi(-11);
     special.extend(
         [
-            65504.0, 65519.996, 65520.0, 65536.0, tie, 1.0 + 3.0 * 2f32.powi(-11), 2f32.powi(-14), 2f32.powi(-24),
-            2f32.powi(-25), 1.5 * 2f32.powi(-25), -2f32.powi(-26), 3.0 * 2f32.powi(-25), 1.0, -1.0, 2.0, 0.5, 0.7071, 150.0,
-            -126.0, -126.5, -127.0, -149.0, -150.0, 127.99, 128.0, 1.0e-20, 3.5e30,
+            65504.0,
+            65519.996,
+            65520.0,
+            65536.0,
+            tie,
+            1.0 + 3.0 * 2f32.powi(-11),
+            2f32.powi(-14),
+            2f32.powi(-24),
+            2f32.powi(-25),
+            1.5 * 2f32.powi(-25),
+            -2f32.powi(-26),
+            3.0 * 2f32.powi(-25),
+            1.0,
+            -1.0,
+            2.0,
+            0.5,
+            0.7071,
+            150.0,
+            -126.0,
+            -126.5,
+            -127.0,
+            -149.0,
+            -150.0,
+            127.99,
+            128.0,
+            1.0e-20,
+            3.5e30,
         ]
         .map(f32::to_bits),
     );
@@ -55,8 +97,20 @@ fn max(x: f32, y: f32) -> f32 {
     match (x.is_nan(), y.is_nan()) {
         (true, _) => y,
         (_, true) => x,
-        _ if x == y => if x.is_sign_negative() { y } else { x },
-        _ => if x > y { x } else { y },
+        _ if x == y => {
+            if x.is_sign_negative() {
+                y
+            } else {
+                x
+            }
+        }
+        _ => {
+            if x > y {
+                x
+            } else {
+                y
+            }
+        }
     }
 }
 

@@ -45,7 +45,11 @@ pub(crate) fn cases() -> Vec<Case> {
     let want = (0..64).map(|i| v[(i + 4) % 64].wrapping_add(4)).collect();
     all.push(Case::bits("mbarrier phases", Probe { input: v.clone(), ..Probe::new("phases", 64) }, want));
     let want = v.iter().map(|x| x.wrapping_add(6)).collect();
-    all.push(Case::bits("mbarrier.test_wait and inval", Probe { input: v.clone(), ..Probe::new("test_wait", 64) }, want));
+    all.push(Case::bits(
+        "mbarrier.test_wait and inval",
+        Probe { input: v.clone(), ..Probe::new("test_wait", 64) },
+        want,
+    ));
     let probe = Probe { input: v.clone(), out_words: 32, ..Probe::new("lane_waits", 64) };
     all.push(Case::bits("mbarrier of one lane", probe, v[..32].to_vec()));
 

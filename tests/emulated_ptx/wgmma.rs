@@ -110,7 +110,8 @@ pub(crate) fn case(
     is_f16: bool,
     rng: &mut Rng,
 ) -> Case {
-    let name = format!("{kernel} form {form} swizzles {} {} {}", span(of_a), span(of_b), if is_f16 { "f16" } else { "bf16" });
+    let name =
+        format!("{kernel} form {form} swizzles {} {} {}", span(of_a), span(of_b), if is_f16 { "f16" } else { "bf16" });
     // Small integers: exact in any order.
     let mut matrix = |len: usize| -> Vec<f32> { (0..len).map(|_| rng.below(9) as f32 - 4.0).collect() };
     let (a, b) = (matrix(64 * K), matrix(n * K));

@@ -77,7 +77,15 @@ pub struct Options {
 impl Options {
     pub fn seeded(seed: u64) -> Self {
         let async_policy = if seed.is_multiple_of(2) { Async::Random } else { Async::Late };
-        Self { seed, async_policy, order: Order::Random, check: true, resident: 1 + (seed % 3) as usize, registers: 0, dependent: false }
+        Self {
+            seed,
+            async_policy,
+            order: Order::Random,
+            check: true,
+            resident: 1 + (seed % 3) as usize,
+            registers: 0,
+            dependent: false,
+        }
     }
 }
 
@@ -98,8 +106,7 @@ type Mark = unsafe extern "C" fn(*mut c_void, u64, u64, i32);
 type Unwritten = unsafe extern "C" fn(*mut c_void, u64, u64) -> u64;
 type ExternalWrite = unsafe extern "C" fn(*mut c_void, u64, *const c_void, u64);
 type ExternalRelease = unsafe extern "C" fn(*mut c_void, u64, u32);
-type Encode =
-    unsafe extern "C" fn(*mut c_void, u32, u32, u64, *const u64, *const u64, *const u32, u32) -> i32;
+type Encode = unsafe extern "C" fn(*mut c_void, u32, u32, u64, *const u64, *const u64, *const u32, u32) -> i32;
 type LaunchFn = unsafe extern "C" fn(
     *mut c_void,
     *const c_char,
