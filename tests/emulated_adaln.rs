@@ -22,8 +22,7 @@ fn fresh(test: &str) -> Rng {
 }
 
 fn random_kernel(rng: &mut Rng, hidden: usize) -> Kernel {
-    let (dtype, batch, rows) =
-        (HALVES[rng.below(2)], rng.within(1, 3), rng.within(1, if hidden > 2048 { 6 } else { 40 }));
+    let (dtype, batch, rows) = (HALVES[rng.below(2)], rng.within(1, 3), rng.within(1, if hidden > 2048 { 6 } else { 40 }));
     let norm = [Norm::Layer, Norm::Rms][rng.below(2)];
     let modulation = MODULATIONS[rng.below(3)];
     let eps = 1e-6;

@@ -294,8 +294,7 @@ fn nan_and_infinity_stay_in_their_rows() {
                 inputs[i] = inputs[i].map(|[_, n, ..], x| if n == masked { f32::NAN } else { x });
             }
             let got = emulate(&kernel, &inputs, &how);
-            let strip =
-                |v: &Values| v.map(|[_, n, h, _], x| if (n, h) == (3, 0) || (n, h) == (66, 1) { 0.0 } else { x });
+            let strip = |v: &Values| v.map(|[_, n, h, _], x| if (n, h) == (3, 0) || (n, h) == (66, 1) { 0.0 } else { x });
             assert_same("the other rows", &strip(&got[1]), &strip(&want[1]));
             let row = got[1].slice(1, 3, 1).slice(2, 0, 1);
             assert!(row.data.iter().all(|x| x.is_nan()), "the row of a NaN query");

@@ -65,8 +65,7 @@ pub fn emulate_outcome(
         let parts = if cuts { cut(values, &mut rng) } else { vec![values.clone()] };
         stored.push(parts.iter().map(|part| Stored::new(&device, part, spec, how.strided, poisoned)).collect());
     }
-    let mut views: Vec<Vec<TensorView>> =
-        stored.iter().map(|parts| parts.iter().map(|part| part.view).collect()).collect();
+    let mut views: Vec<Vec<TensorView>> = stored.iter().map(|parts| parts.iter().map(|part| part.view).collect()).collect();
     if let Some((operand, memory_of)) = how.alias {
         views[operand] = views[memory_of].clone();
     }
@@ -149,12 +148,8 @@ impl Stored {
         let first = if strided && row > shape[2] { row_stride } else { 0 };
         let bytes = (first + strides[0] * shape[0]) * values.dtype.bytes();
         let address = device.alloc(bytes, spec.name);
-        let view = TensorView {
-            address: address + (first * values.dtype.bytes()) as u64,
-            dtype: values.dtype,
-            shape,
-            strides,
-        };
+        let view =
+            TensorView { address: address + (first * values.dtype.bytes()) as u64, dtype: values.dtype, shape, strides };
         let stored = Self { view, address, bytes };
         if !poisoned && shape[3] > 0 {
             for (run, data) in values.data.chunks(shape[3]).enumerate() {

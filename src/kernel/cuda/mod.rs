@@ -91,7 +91,12 @@ pub struct Launch {
 ///
 /// # Errors
 /// Operands that do not fit the spec, and what the module refuses.
-pub fn launches(kernel: &Kernel, piece: usize, operands: &[Vec<TensorView>], device: &Device) -> Result<Vec<Launch>> {
+pub fn launches(
+    kernel: &Kernel,
+    piece: usize,
+    operands: &[Vec<TensorView>],
+    device: &Device,
+) -> Result<Vec<Launch>> {
     check(kernel, piece, operands)?;
     let why = |e: String| Error::Unsupported(format!("{} on CUDA: {e}", kernel.name()));
     match kernel {
