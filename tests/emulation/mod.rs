@@ -5,6 +5,8 @@
 
 pub mod build;
 pub mod device;
+#[cfg(feature = "cuda")]
+pub mod driver;
 pub mod kernels;
 pub mod linear;
 
