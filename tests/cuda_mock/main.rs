@@ -1,0 +1,12 @@
+//! The CUDA layer, unmodified, on a mock of the driver (`tests/mock`): no GPU is needed.
+#![cfg(feature = "cuda")]
+
+#[path = "../emulation/mod.rs"]
+mod emulation;
+#[path = "../mock/mod.rs"]
+mod mock;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod waits;
+mod wrappers;
