@@ -175,6 +175,7 @@ fn a_flag_that_nobody_writes_is_a_deadlock_and_an_error() {
 #[test]
 fn virtual_time_shows_overlap() {
     on_mock(|mock| {
+        let _context = context();
         let time = |two_streams: bool| {
             let pair = Pair::new(mock, "random", 5);
             let large = DeviceMemory::new(4 << 20).unwrap();

@@ -1,6 +1,7 @@
 //! Compiles the mock driver with the emulation into `libcuda.so.1`, in a folder of its own.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::emulation::build;
 use crate::emulation::compile::{Job, compile, files, key, link};
@@ -8,8 +9,13 @@ use crate::emulation::compile::{Job, compile, files, key, link};
 const FLAGS: &[&str] = &["-O2", "-Wextra"];
 const FOLDERS: [&str; 4] = ["", "engine", "driver", "kernels"];
 
-/// The folder that holds `libcuda.so.1` and `libcuda.so`.
+/// The folder that holds `libcuda.so.1` and `libcuda.so`; built once for all tests of a process.
 pub fn library() -> Result<PathBuf, String> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    BUILT.get_or_init(build_library).clone()
+}
+
+fn build_library() -> Result<PathBuf, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mock = root.join("tests/mock");
     let mut headers = files(&mock, &["h"]);

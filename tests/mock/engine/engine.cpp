@@ -237,7 +237,8 @@ void Engine::reset(Lock& lock) {
   for (size_t i = 0; i < queues_.size(); i++) queues_[i]->agent = i;
   generation_++;
   first_id_ = next_id_;
-  order_ = seeded_with_ = 0;
+  order_ = 0;
+  seeded_with_ = ~0ull;
   host_.clear();
   host_threads_.clear();
   reports.clear();

@@ -71,7 +71,7 @@ class Engine {
   Clock host_;
   uint64_t next_id_ = 1, first_id_ = 1, generation_ = 1;
   uint64_t changes_ = 1, executed_ = 0, order_ = 0;
-  uint64_t random_ = 1, seeded_with_ = 0;
+  uint64_t random_ = 1, seeded_with_ = ~0ull;
   int running_ = 0;
   bool working_ = false;
 };
