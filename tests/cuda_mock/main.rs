@@ -8,5 +8,8 @@ mod mock;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod faults;
+mod graphs;
+mod kernels;
 mod waits;
 mod wrappers;

@@ -13,6 +13,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod build;
+pub mod operands;
 pub mod workload;
 
 use std::ffi::{CString, c_char};
