@@ -10,7 +10,7 @@ use seqpar::kernel::spec::{Epilogue, Gemm, Kernel};
 
 use crate::mock::operands::{Operands, run};
 use crate::mock::workload::Ring;
-use crate::mock::{Mock, on_mock};
+use crate::mock::{MODES, Mock, on_mock};
 use crate::support::Rng;
 use crate::support::tensors::{Values, random_operands};
 
@@ -91,22 +91,22 @@ fn every_call_fails_once() {
     });
 }
 
-/// Work that dies on the device: the next call that can know says so, and every later one.
+/// Work that dies on the device: the wait for it says so, and everything after it, until nothing
+/// is left of the context.
 #[test]
 fn an_operation_that_dies_ends_the_context() {
     on_mock(|mock| {
-        let _context = Context::primary(0).unwrap();
-        for mode in crate::mock::MODES {
+        for mode in MODES {
+            let context = Context::primary(0).unwrap();
             mock.reset(mode, 1);
             let ring = Ring::new(4, 32).unwrap();
-            mock.configure("fail=run.copy DtoD:3=719".split(' ').next().unwrap());
-            mock.configure("fail=run.fill:2=719");
-            let died = ring.run(None).and_then(|()| {
-                // SAFETY: the ring's own memory, in order.
-                ring.result().map(drop)
-            });
-            assert!(died.is_ok(), "nothing fills any more");
-            mock.reset(mode, 1);
+            mock.configure("fail=run.copy_DtoD:3=719");
+            let error = ring.run(None).and_then(|()| ring.result().map(drop)).unwrap_err();
+            assert!(matches!(error, Error::Cuda { code: 719, .. }), "{mode}: {error}");
+            assert!(matches!(Event::new(false), Err(Error::Cuda { call: "cuEventCreate", code: 719, .. })), "{mode}");
+            drop((ring, context));
+            assert_eq!(mock.leaks(), Vec::<String>::new(), "{mode}");
+            Context::primary(0).unwrap().synchronize().unwrap();
         }
     });
 }

@@ -1,12 +1,14 @@
 // Capture: operations become nodes of a graph. What must not be done meanwhile makes it invalid.
+#include <algorithm>
+
 #include "call.h"
 
 using namespace mock;
 
 namespace {
 
-// The first node that no path leads from to the end of the origin stream, or -1.
-int unjoined(const CUgraph_st& graph, const std::vector<int>& ends) {
+// Whether a path leads from every node to the end of the origin stream.
+bool joined(const CUgraph_st& graph, const std::vector<int>& ends) {
   std::vector<bool> reached(graph.nodes.size());
   std::vector<int> open = ends;
   while (!open.empty()) {
@@ -16,10 +18,7 @@ int unjoined(const CUgraph_st& graph, const std::vector<int>& ends) {
     reached[node] = true;
     open.insert(open.end(), graph.nodes[node].after.begin(), graph.nodes[node].after.end());
   }
-  for (size_t i = 0; i < reached.size(); i++) {
-    if (!reached[i]) return static_cast<int>(i);
-  }
-  return -1;
+  return std::find(reached.begin(), reached.end(), false) == reached.end();
 }
 
 }  // namespace
@@ -53,15 +52,10 @@ CUresult cuStreamEndCapture(CUstream handle, CUgraph* graph) {
     capture->invalid = true;
     return CUDA_ERROR_STREAM_CAPTURE_UNMATCHED;
   }
-  const int left = unjoined(*capture->graph, stream->frontier);
+  const bool whole = joined(*capture->graph, stream->frontier);
   for (CUstream member : capture->members) member->capture = nullptr;
   if (capture->invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-  if (left >= 0) {
-    const Node& node = capture->graph->nodes[left];
-    return call.misuse("'" + node.pattern.label + "' on " + capture->graph->branches[node.branch] +
-                           " is not joined to the stream whose capture ends",
-                       CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
-  }
+  if (!whole) return CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
   capture->graph->alive = true;
   *graph = capture->graph;
   return CUDA_SUCCESS;

@@ -67,17 +67,17 @@ CUresult fill(Call& call, uint64_t to, uint32_t value, size_t word, size_t count
 
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
   MOCK_CALL(kContext);
-  return copy(call, "copy HtoD", to, Side::kDevice, reinterpret_cast<uint64_t>(from), Side::kHost, bytes, stream);
+  return copy(call, "copy_HtoD", to, Side::kDevice, reinterpret_cast<uint64_t>(from), Side::kHost, bytes, stream);
 }
 
 CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
   MOCK_CALL(kContext);
-  return copy(call, "copy DtoH", reinterpret_cast<uint64_t>(to), Side::kHost, from, Side::kDevice, bytes, stream);
+  return copy(call, "copy_DtoH", reinterpret_cast<uint64_t>(to), Side::kHost, from, Side::kDevice, bytes, stream);
 }
 
 CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
   MOCK_CALL(kContext);
-  return copy(call, "copy DtoD", to, Side::kDevice, from, Side::kDevice, bytes, stream);
+  return copy(call, "copy_DtoD", to, Side::kDevice, from, Side::kDevice, bytes, stream);
 }
 
 CUresult cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
@@ -90,7 +90,7 @@ CUresult cuMemcpyPeerAsync(CUdeviceptr to, CUcontext to_context, CUdeviceptr fro
   MOCK_CALL(kContext);
   MOCK_ALIVE(to_context);
   MOCK_ALIVE(from_context);
-  return copy(call, "copy peer", to, Side::kDevice, from, Side::kDevice, bytes, stream);
+  return copy(call, "copy_peer", to, Side::kDevice, from, Side::kDevice, bytes, stream);
 }
 
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t count, CUstream stream) {

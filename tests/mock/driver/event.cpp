@@ -42,7 +42,7 @@ CUresult cuEventRecord(CUevent event, CUstream handle) {
     return CUDA_SUCCESS;
   }
   event->capture = nullptr;
-  return submit(call, stream, operation("record an event", 0), &event->recorded);
+  return submit(call, stream, operation("record_event", 0), &event->recorded);
 }
 
 CUresult cuEventQuery(CUevent event) {

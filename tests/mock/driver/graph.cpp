@@ -35,7 +35,7 @@ CUresult cuGraphLaunch(CUgraphExec instance, CUstream handle) {
   MOCK_ALIVE(instance);
   MOCK_STREAM(stream, handle);
   if (stream->capture) return call.misuse("a graph within a capture", CUDA_ERROR_NOT_SUPPORTED);
-  const OperationPtr begin = operation("graph begins", kLaunchNs), end = operation("graph ends", 0);
+  const OperationPtr begin = operation("graph_begin", kLaunchNs), end = operation("graph_end", 0);
   // An instance never overlaps itself.
   if (instance->last) begin->after.push_back(instance->last);
   const CUresult result = submit(call, stream, begin);

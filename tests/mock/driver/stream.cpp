@@ -97,7 +97,7 @@ CUresult cuStreamWaitEvent(CUstream handle, CUevent event, unsigned int) {
     stream->capture->invalid = true;
     return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
   }
-  const OperationPtr op = operation("wait for an event", 0);
+  const OperationPtr op = operation("wait_event", 0);
   op->after.push_back(event->recorded);
   return submit(call, stream, op);
 }
@@ -127,7 +127,7 @@ CUresult cuStreamGetCtx(CUstream handle, CUcontext* context) {
 CUresult cuLaunchHostFunc(CUstream handle, CUhostFn function, void* argument) {
   MOCK_CALL(kContext);
   MOCK_STREAM(stream, handle);
-  const OperationPtr op = operation("host function", 0);
+  const OperationPtr op = operation("host_function", 0);
   op->own_thread = true;
   op->effect = [function, argument](Operation&) {
     in_host_function = true;

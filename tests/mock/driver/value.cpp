@@ -29,7 +29,7 @@ template <class Word>
 CUresult write_value(Call& call, CUstream handle, CUdeviceptr address, Word value, unsigned flags) {
   MOCK_STREAM(stream, handle);
   if (!is_word(call, address, sizeof(Word)) || flags > 1) return CUDA_ERROR_INVALID_VALUE;
-  const OperationPtr op = operation("write value " + std::to_string(value), 1000);
+  const OperationPtr op = operation("write_value(" + std::to_string(value) + ")", 1000);
   op->accesses = {{address, sizeof(Word), AccessKind::kRelease}};
   op->effect = [address, value](Operation&) {
     Engine::shared().memory.release_flag(address, value, sizeof(Word));
@@ -42,7 +42,7 @@ template <class Word>
 CUresult wait_value(Call& call, CUstream handle, CUdeviceptr address, Word value, unsigned flags) {
   MOCK_STREAM(stream, handle);
   if (!is_word(call, address, sizeof(Word)) || flags > CU_STREAM_WAIT_VALUE_NOR) return CUDA_ERROR_INVALID_VALUE;
-  const OperationPtr op = operation("wait for value " + std::to_string(value), 0);
+  const OperationPtr op = operation("wait_value(" + std::to_string(value) + ")", 0);
   op->accesses = {{address, sizeof(Word), AccessKind::kAcquire}};
   op->gate = [=] { return satisfied(load<Word>(address), value, flags); };
   op->waits_for = [=] {
