@@ -8,8 +8,10 @@ mod mock;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod behaviours;
 mod faults;
 mod graphs;
 mod kernels;
+mod signatures;
 mod waits;
 mod wrappers;
