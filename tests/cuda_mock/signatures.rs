@@ -66,7 +66,7 @@ fn cudarc() -> String {
 fn cudarc_calls_every_function_as_the_mock_declares_it() {
     let cudarc = cudarc();
     let declared = declared();
-    assert!(declared.len() > 70, "only {} declarations", declared.len());
+    assert!(declared.len() >= 60, "only {} declarations", declared.len());
     for (name, params) in declared {
         // One definition for each range of CUDA versions.
         let head = format!("pub unsafe fn {name}(");
