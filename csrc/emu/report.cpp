@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <algorithm>
 #include <map>
+#include <mutex>
 
 #include "machine.h"
 
@@ -77,7 +78,7 @@ std::string ranges(const std::vector<int>& ids) {
   return text;
 }
 
-std::string source_line(const void* pc) {
+std::string look_up_source_line(const void* pc) {
   Dl_info info;
   if (!dladdr(pc, &info)) return "";
   char command[1024];
@@ -98,6 +99,16 @@ std::string source_line(const void* pc) {
   }
   pclose(pipe);
   return text;
+}
+
+// Looking one up starts a program that reads all debugging information.
+std::string source_line(const void* pc) {
+  static std::mutex mutex;
+  static std::map<const void*, std::string> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto found = known.find(pc);
+  if (found == known.end()) found = known.emplace(pc, look_up_source_line(pc)).first;
+  return found->second;
 }
 
 }  // namespace
@@ -158,6 +169,11 @@ void report_deadlock(Launch& launch) {
     }
     for (auto& [what, ids] : groups) text += "\n    threads " + ranges(ids) + " wait for " + what;
   }
+  const uint64_t waiting = launch.total_blocks - launch.next_block;
+  if (waiting) {
+    text += "\n  " + std::to_string(waiting) + (waiting == 1 ? " block has" : " blocks have") + " not started: " +
+            std::to_string(launch.options.resident) + " are resident at a time";
+  }
   launch.result->deadlock = 1;
   report(launch, "deadlock", text);
 }
@@ -184,6 +200,7 @@ int64_t shared_offset(Thread& thread, uint32_t address, uint64_t bytes, uint32_t
     error("%s: shared 0x%x is not aligned to %u", what, address, alignment);
     return -1;
   }
+  note_shared(*block.launch, address - block.shared_base + bytes);
   return address - block.shared_base;
 }
 

@@ -60,12 +60,10 @@ void switch_from(Thread& self, Thread* next) {
 // False if nothing can happen any more.
 bool advance(Launch& launch, int& idle, uint64_t& seen_progress) {
   std::vector<Block*> loading;
-  bool polling = false;
   for (auto& block : launch.blocks) {
     if (std::any_of(block->bulk.begin(), block->bulk.end(), [](const BulkOp& op) { return op.load; })) {
       loading.push_back(block.get());
     }
-    for (Thread& thread : block->threads) polling |= thread.state == State::kPolling;
   }
   if (!loading.empty()) {
     Block& block = *loading[launch.random.below(static_cast<uint32_t>(loading.size()))];
@@ -79,24 +77,28 @@ bool advance(Launch& launch, int& idle, uint64_t& seen_progress) {
     idle = 0;
     return true;
   }
-  if (!polling) return false;
+  if (!launch.polling) return false;
   if (launch.progress != seen_progress) idle = 0;
   seen_progress = launch.progress;
-  launch.now_ns += kIdleStepNs;
+  // Ever longer steps: a bounded wait of any length ends before this counts as a deadlock.
+  launch.now_ns += kIdleStepNs << std::min(idle / 256, 20);
+  if (++idle >= kIdleRounds) return false;
   wake_pollers(launch);
-  return ++idle < kIdleRounds;
+  return true;
 }
 
 }  // namespace
 
 void block_on(Thread& thread, State state) {
   thread.state = state;
+  if (state == State::kPolling) thread.block->launch->polling++;
   thread.warp->ready &= ~(1u << thread.lane);
   Thread* next = next_lane(*thread.warp);
   switch_from(thread, next ? next : next_thread(*thread.block->launch));
 }
 
 void wake(Thread& thread) {
+  if (thread.state == State::kPolling) thread.block->launch->polling--;
   thread.state = State::kReady;
   thread.warp->ready |= 1u << thread.lane;
 }
@@ -115,6 +117,7 @@ void fiber_main() {
   launch.entry(launch.params);
   thread.site = nullptr;
   if (!thread.copies.empty()) error("a thread ends with cp.async that it did not wait for");
+  if (thread.bulk_last > thread.bulk_waited) error("a thread ends with a bulk store that it did not wait for");
   thread.state = State::kExited;
   thread.warp->ready &= ~(1u << thread.lane);
   thread.warp->live &= ~(1u << thread.lane);
@@ -151,7 +154,6 @@ void run_launch(Launch& launch) {
       enter(launch, thread);
       switch_stack(&launch.main_stack_pointer, thread->stack_pointer);
       current_thread = nullptr;
-      idle = 0;
     }
     for (size_t i = 0; i < launch.blocks.size();) {
       Block& block = *launch.blocks[i];

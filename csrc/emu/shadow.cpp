@@ -56,6 +56,14 @@ void SharedShadow::access(const SharedAccess& access, uint32_t offset, uint32_t 
   }
 }
 
+void SharedShadow::shares_read(const Thread& thread, uint32_t offset) {
+  const Cell& line = lines_[offset / 16];
+  const Cell& cell = line.split ? parts_[offset / 16 * 8] : line;
+  if (cell.writer && !happened_before(thread, cell.writer)) {
+    race({const_cast<Thread&>(thread), 0, false, false}, "RAW race", cell.writer, offset);
+  }
+}
+
 void SharedShadow::set_mbarrier(uint32_t offset, bool live) {
   split(offset / 16);
   for (uint32_t i = 0; i < 4; i++) {
@@ -78,7 +86,7 @@ void SharedShadow::touch(Cell& cell, const SharedAccess& access, uint32_t offset
   }
   if (cell.writer && !happened_before(thread, cell.writer)) {
     race(access, access.write ? "WAW race" : "RAW race", cell.writer, offset);
-  } else if (cell.writer && access.async && !cell.async_writer && !fenced_before(thread, cell.writer)) {
+  } else if (cell.writer && access.async && !cell.async_writer && !fenced_before(thread, cell.writer, Space::kShared)) {
     race(access, "missing fence.proxy.async (after a generic write)", cell.writer, offset);
   }
   if (!access.write) {
@@ -111,7 +119,7 @@ void SharedShadow::touch(Cell& cell, const SharedAccess& access, uint32_t offset
     if (!happened_before(thread, reader)) {
       race(access, "WAR race", reader, offset);
     } else if (thread.block->launch->options.strict_war && access.async &&
-               agent_of(reader) < static_cast<uint32_t>(thread.block->threads_count) && !fenced_before(thread, reader)) {
+               agent_of(reader) < static_cast<uint32_t>(thread.block->threads_count) && !fenced_before(thread, reader, Space::kShared)) {
       race(access, "missing fence.proxy.async (after a generic read)", reader, offset);
     }
   };

@@ -55,6 +55,7 @@ bool each_run(Block& block, uint64_t descriptor, int mn_count, bool mn_major, F&
         error("wgmma: an operand reaches shared 0x%x, outside the block's %u bytes", address, block.shared_bytes);
         return false;
       }
+      note_shared(*block.launch, offset + 16);
       f(offset, mn, k);
     }
   }
@@ -202,7 +203,7 @@ void issue(Warp& warp, const Collective& met) {
     }
   }
   slot->in_flight++;
-  if (block.wgmma_agent[group] < 0) block.wgmma_agent[group] = block.next_agent++;
+  if (block.wgmma_agent[group] < 0) block.wgmma_agent[group] = new_agent(block);
   record_reads(warp, op);
   warp.open.push_back(op);
 }
@@ -279,4 +280,7 @@ void wgmma_wait(int n) {
 // For the comparison with other libraries' layouts.
 extern "C" uint32_t emu_wgmma_element_address(uint64_t descriptor, int32_t mn, int32_t k, int32_t mn_major) {
   return emu::wgmma_element_address(descriptor, mn, k, mn_major != 0);
+}
+extern "C" int32_t emu_wgmma_accumulator_index(int32_t lane_register, int32_t lane, int32_t n) {
+  return emu::accumulator_index(lane_register, lane, n);
 }

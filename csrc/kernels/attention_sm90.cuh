@@ -13,10 +13,11 @@
 // key tiles are the same, and a row meets them in one order.
 //
 // Assumes scale >= 0, head_dim a multiple of 8, and addresses and strides of q, k, v, out that are
-// multiples of 16 bytes (o: 8). Proof: tests/emulated_attention_sm90.rs.
+// multiples of 16 bytes (o: 8). Proof: tests/emulated_attention.rs, tests/emulated_attention_sm90.rs.
 //
-// Not yet measured on a GPU, and to be decided there (kernels.md §6.6): kKeys and stages; turns on or
-// off; n = 72 against 80 and 32-byte swizzled values for D = 72; the skipped rescale.
+// No GPU has measured it yet. To be decided by measurement: kKeys and kStages; turns on or off, by
+// number of warpgroups; the rate of 32-byte swizzled values for D = 72, and of n = 80; whether the
+// skipped rescale pays for its vote; the rates of the cost model that chooses the row tile.
 #pragma once
 #include "../common/barrier.cuh"
 #include "../common/method.cuh"
@@ -196,6 +197,12 @@ PTX_FN bool pass_gate(const SeqparAttentionSm90& p, const AttentionSm90Shared<Va
 // the others find `failed` at the first tile behind it.
 template <class Variant>
 PTX_FN void attention_sm90_load(const SeqparAttentionSm90& p, const AttentionSm90Shared<Variant>& shared) {
+  // The first loads wait for their maps otherwise.
+  ptx::tma_prefetch_map(&p.q[0]);
+  if (p.base.key_segments > 0 && p.base.keys[0].len > 0) {
+    ptx::tma_prefetch_map(&p.k[0]);
+    ptx::tma_prefetch_map(&p.v[0]);
+  }
   RingSlot ring;
   uint32_t q_parity = 0;
   uint32_t open = 0;

@@ -3,8 +3,10 @@
 
 mod attention;
 mod files;
+mod kernels;
 mod layer;
 mod oracle;
 mod plan;
 mod refusals;
 mod sampling;
+mod simulate;

@@ -5,7 +5,7 @@ use safetensors::tensor::Dtype;
 use super::files::{Folder, Tensor, Tensors, digits, named};
 
 /// Runs a line that must be refused with `code` and words that name what is wrong.
-fn refused(folder: &Folder, line: &str, code: i32, words: &[&str]) {
+pub(crate) fn refused(folder: &Folder, line: &str, code: i32, words: &[&str]) {
     let before = folder.names();
     let output = folder.run(line);
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -138,8 +138,8 @@ fn unsuitable_flags_are_usage_errors() {
     }
     refused(&folder, "attention --input in --output in", 2, &["--output", "--input"]);
     refused(&folder, "attention --input in", 2, &["--output"]);
-    refused(&folder, "atention", 2, &["atention", "attention, layer, dit, sample or plan"]);
-    refused(&folder, "", 2, &["attention, layer, dit, sample or plan"]);
+    refused(&folder, "atention", 2, &["atention", "attention, layer, dit, sample, plan, simulate, bench or report"]);
+    refused(&folder, "", 2, &["attention, layer, dit, sample, plan, simulate, bench or report"]);
 }
 
 #[test]
@@ -272,4 +272,18 @@ fn help_teaches_and_exits_with_0() {
             assert!(text.to_lowercase().contains(&word.to_lowercase()), "no {word:?} in `seqpar {line}`");
         }
     }
+}
+
+#[test]
+fn kernels_refuses_unknown_names_and_bad_records() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("text"), "no json").unwrap();
+    std::fs::write(folder.path("empty"), "{}").unwrap();
+    std::fs::write(folder.path("unit"), r#"{"rows": [{"symbol": "a", "arch": "sm_80", "tflops": 1}]}"#).unwrap();
+    refused(&folder, "kernels --arch sm_75", 2, &["--arch", "sm_75", "sm_90a"]);
+    refused(&folder, "kernels --family norms", 2, &["--family norms", "adaln"]);
+    refused(&folder, "kernels --record missing", 1, &["missing"]);
+    refused(&folder, "kernels --record text", 1, &["text"]);
+    refused(&folder, "kernels --record empty", 1, &["empty", "rows"]);
+    refused(&folder, "kernels --record unit", 1, &["unit", "flops_per_s"]);
 }

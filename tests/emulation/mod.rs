@@ -7,6 +7,7 @@ pub mod build;
 pub mod compile;
 pub mod device;
 pub mod kernels;
+pub mod linear;
 
 #[allow(unused_imports)]
 pub use device::{Async, Device, Emulator, Options, Order, Outcome};

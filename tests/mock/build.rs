@@ -21,7 +21,7 @@ fn build_library() -> Result<PathBuf, String> {
     let mut headers = files(&mock, &["h"]);
     headers.push(root.join("csrc/emu/api.h"));
     let headers = key(root, &headers.iter().collect::<Vec<_>>());
-    let mut jobs = build::jobs(root);
+    let mut jobs = build::jobs(root, &["kernels"]);
     for folder in FOLDERS {
         let sources = files(&mock.join(folder), &["cpp"]);
         jobs.extend(sources.into_iter().map(|source| Job::new(root, source, FLAGS, headers)));

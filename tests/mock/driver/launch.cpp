@@ -12,7 +12,7 @@ namespace {
 constexpr double kKernelNs = 10000;  // nothing is known of a kernel's time
 constexpr unsigned kPortableCluster = 8;
 
-// Programmatic dependent launch is taken for the full order that it weakens.
+// A dependent launch runs in full order; the emulation checks that it could begin early.
 CUresult check_attributes(Call& call, const CUlaunchConfig& config) {
   for (unsigned i = 0; i < config.numAttrs; i++) {
     const CUlaunchAttribute& attribute = config.attrs[i];
@@ -33,6 +33,16 @@ CUresult check_attributes(Call& call, const CUlaunchConfig& config) {
     }
   }
   return CUDA_SUCCESS;
+}
+
+bool is_dependent(const CUlaunchConfig& config) {
+  for (unsigned i = 0; i < config.numAttrs; i++) {
+    const CUlaunchAttribute& attribute = config.attrs[i];
+    if (attribute.id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
+      return attribute.value.programmaticStreamSerializationAllowed;
+    }
+  }
+  return false;
 }
 
 CUresult check_size(const CUlaunchConfig& config, CUfunction function, const KernelInfo& info) {
@@ -62,6 +72,7 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
       {config->blockDimX, config->blockDimY, config->blockDimZ},
       config->sharedMemBytes,
       {},
+      is_dependent(*config),
   });
   const char* param = static_cast<const char*>(params[0]);
   launch->params.assign(param, param + info.param_bytes);

@@ -65,6 +65,7 @@ void Run::emulate() {
   if (!options.resident) options.resident = 1 + static_cast<int32_t>(options.seed % 3);
   options.async = options.seed % 2 ? EMU_ASYNC_LATE : EMU_ASYNC_RANDOM;
   options.order = EMU_ORDER_RANDOM;
+  options.dependent = launch->dependent;
   options.max_messages = 4;
   options.external = wait_for_others;
   options.context = this;

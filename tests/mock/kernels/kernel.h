@@ -15,6 +15,7 @@ struct KernelLaunch {
   uint32_t grid[3], block[3];
   uint32_t shared_bytes;
   std::vector<char> params;
+  bool dependent;  // may start before the kernel in front of it has ended
 };
 
 // Whether the device has code for it; its parameters' size and its launch bound.
