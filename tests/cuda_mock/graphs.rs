@@ -1,6 +1,6 @@
 //! Capture and replay.
 
-use seqpar::cuda::{Event, Priority, Stream, capture, fill_bytes};
+use seqpar::cuda::{DeviceMemory, Event, Priority, Stream, capture};
 
 use crate::mock::workload::{Ring, context};
 use crate::mock::{MODES, on_mock};
@@ -56,12 +56,11 @@ fn what_cannot_be_captured_is_an_error_and_leaves_the_stream_usable() {
         assert!(code(capture(&a, || a.wait(&outside))).contains("CAPTURE_ISOLATION"));
         let ring = Ring::new(2, 8).unwrap();
         assert!(code(capture(&a, || Ring::new(2, 8).map(drop))).contains("CAPTURE_UNSUPPORTED"));
-        let memory = seqpar::cuda::DeviceMemory::new(4).unwrap();
+        let memory = DeviceMemory::new(4).unwrap();
         let unjoined = capture(&a, || {
             inside.record(&a)?;
             b.wait(&inside)?;
-            // SAFETY: alive to the end of the test.
-            unsafe { fill_bytes(memory.address(), 3, 4, &b) }
+            memory.fill(3, &b)
         });
         assert!(code(unjoined).contains("CAPTURE_UNJOINED"));
         // All of them are usable again.
@@ -70,9 +69,8 @@ fn what_cannot_be_captured_is_an_error_and_leaves_the_stream_usable() {
         }
         ring.run(None).unwrap();
         assert_eq!(ring.result().unwrap(), ring.expected());
-        // SAFETY: as above.
-        let graph = capture(&a, || unsafe { fill_bytes(memory.address(), 3, 4, &a) }).unwrap();
-        // SAFETY: as above.
+        let graph = capture(&a, || memory.fill(3, &a)).unwrap();
+        // SAFETY: the memory outlives the work.
         unsafe { graph.launch(&a).unwrap() };
         a.synchronize().unwrap();
         mock.assert_clean("captures that failed");

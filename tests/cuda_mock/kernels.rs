@@ -1,7 +1,7 @@
 //! Kernels through the driver: the same bits as by the emulation alone; what a kernel touches is
 //! known from its accesses, so a missing wait before or after it is found.
 
-use seqpar::cuda::{DeviceMemory, Event, Priority, Stream, fill_bytes, write_value};
+use seqpar::cuda::{DeviceMemory, Event, Priority, Stream, copy_device_to_device, write_value};
 use seqpar::dtype::Dtype;
 use seqpar::exec::cuda::Kernels;
 use seqpar::kernel::cuda::{Arch, AttentionOptions, Gate, Launch, attention_launches};
@@ -59,11 +59,17 @@ fn every_kernel_of_the_device_can_be_prepared() {
             let context = context();
             let kernels = load(&context);
             let mut refused = 0;
-            for symbol in Emulator::shared().symbols() {
+            for symbol in Emulator::shared().symbols().into_iter().filter(|s| !s.starts_with("probe")) {
                 let [grid, block] = [[1; 3]; 2];
                 let (params, maps) = (Vec::new(), Vec::new());
-                let prepared =
-                    kernels.prepare(&Launch { symbol: symbol.clone(), grid, block, shared_bytes: 60 << 10, params, maps });
+                let prepared = kernels.prepare(&Launch {
+                    symbol: symbol.clone(),
+                    grid,
+                    block,
+                    shared_bytes: 60 << 10,
+                    params,
+                    maps,
+                });
                 refused += usize::from(prepared.is_err());
                 assert_eq!(prepared.is_ok(), capability == 90 || !symbol.contains("sm90"), "{symbol}");
             }
@@ -89,7 +95,10 @@ fn launches_give_the_bits_of_the_emulation() {
                     let stream = Stream::new(Priority::Low).unwrap();
                     let operands = Operands::new(&kernel, &inputs, &stream).unwrap();
                     let launches = operands.launches(&kernel, &kernels).unwrap();
-                    assert_eq!(launches.iter().any(|l| l.symbol.contains("sm90")), arch == Arch::Sm90 && kernel != norm());
+                    assert_eq!(
+                        launches.iter().any(|l| l.symbol.contains("sm90")),
+                        arch == Arch::Sm90 && kernel != norm()
+                    );
                     run(&kernels, &launches, &stream).unwrap();
                     for (i, operand) in kernel.operands().iter().enumerate() {
                         if operand.mode.writes() {
@@ -117,11 +126,14 @@ fn a_missing_wait_around_a_kernel_is_reported() {
                     mock.reset(mode, seed);
                     let [before, compute, after] = [(); 3].map(|()| Stream::new(Priority::Low).unwrap());
                     let operands = Operands::new(&kernel, &inputs, &before).unwrap();
+                    let zeros = DeviceMemory::new(64).unwrap();
+                    zeros.fill(0, &before).unwrap();
+                    before.synchronize().unwrap();
                     let launches = operands.launches(&kernel, &kernels).unwrap();
                     let [first, second] = [(); 2].map(|()| Event::new(false).unwrap());
                     let (x, y) = (operands.views[0][0].address, operands.views[1][0].address);
                     // SAFETY: both operands are alive; what is unordered is plain bytes.
-                    unsafe { fill_bytes(x, 0, 64, &before).unwrap() };
+                    unsafe { copy_device_to_device(x, zeros.address(), 64, &before).unwrap() };
                     first.record(&before).unwrap();
                     if dropped != Some(0) {
                         compute.wait(&first).unwrap();
@@ -132,9 +144,10 @@ fn a_missing_wait_around_a_kernel_is_reported() {
                         after.wait(&second).unwrap();
                     }
                     // SAFETY: as above.
-                    unsafe { fill_bytes(y, 0, 64, &after).unwrap() };
+                    unsafe { copy_device_to_device(y, zeros.address(), 64, &after).unwrap() };
                     context.synchronize().unwrap();
-                    let races = mock.reports().iter().filter(|r| r.starts_with("RACE") && r.contains("norm_modulate")).count();
+                    let races =
+                        mock.reports().iter().filter(|r| r.starts_with("RACE") && r.contains("norm_modulate")).count();
                     assert_eq!(races > 0, dropped.is_some(), "{mode} {seed} {dropped:?}: {:?}", mock.reports());
                 }
             }
@@ -155,11 +168,8 @@ impl Gated {
         let kernel = Kernel::Attention(spec.clone());
         let operands = Operands::new(&kernel, inputs, stream).unwrap();
         let (flags, status) = (DeviceMemory::new(64).unwrap(), DeviceMemory::new(64).unwrap());
-        // SAFETY: fresh memory.
-        unsafe {
-            fill_bytes(flags.address(), 0, 64, stream).unwrap();
-            fill_bytes(status.address(), 0, 64, stream).unwrap();
-        }
+        flags.fill(0, stream).unwrap();
+        status.fill(0, stream).unwrap();
         stream.synchronize().unwrap();
         let gate = |i| Some(Gate { flag: flags.address() + 4 * i as u64, epoch: 1 });
         let options = AttentionOptions {
@@ -194,7 +204,7 @@ fn a_kernel_that_waits_inside_is_overtaken_by_the_copies_it_waits_for() {
                     // SAFETY: the flags are alive.
                     unsafe { write_value(gated.flags.address() + 4 * segment, 1, &other).unwrap() };
                 }
-                let status = gated.operands_status(&compute);
+                let status = gated.seen(&compute);
                 context.synchronize().unwrap();
                 mock.assert_clean(&format!("{mode}, {arrives} flags"));
                 if arrives == 2 {
@@ -209,10 +219,9 @@ fn a_kernel_that_waits_inside_is_overtaken_by_the_copies_it_waits_for() {
 }
 
 impl Gated {
-    fn operands_status(&self, stream: &Stream) -> [u32; 4] {
+    fn seen(&self, stream: &Stream) -> [u32; 4] {
         let mut bytes = [0; 16];
-        // SAFETY: in the order of the stream.
-        unsafe { seqpar::cuda::copy_from_device(&mut bytes, self.status.address(), stream).unwrap() };
+        self.status.read(&mut bytes, stream).unwrap();
         std::array::from_fn(|i| u32::from_ne_bytes(bytes[4 * i..4 * i + 4].try_into().unwrap()))
     }
 }

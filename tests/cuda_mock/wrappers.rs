@@ -1,8 +1,7 @@
 //! Each wrapper of `seqpar::cuda` alone.
 
 use seqpar::cuda::{
-    Context, DeviceMemory, Event, PinnedMemory, Priority, Stream, copy_device_to_device, copy_from_device,
-    copy_to_device, fill_bytes, wait_value, write_value,
+    Context, DeviceMemory, Event, PinnedMemory, Priority, Stream, copy_device_to_device, wait_value, write_value,
 };
 use seqpar::error::Error;
 
@@ -37,11 +36,12 @@ fn what_is_left_in_a_context_is_a_leak() {
     });
 }
 
-/// Two streams and memory that holds 64 zeros and 64 ones.
+/// Two streams, 64 zeros and 64 ones.
 struct Pair {
     a: Stream,
     b: Stream,
-    memory: DeviceMemory,
+    zeros: DeviceMemory,
+    ones: DeviceMemory,
     context: Context,
 }
 
@@ -49,15 +49,12 @@ impl Pair {
     fn new(mock: &Mock, mode: &str, seed: u64) -> Self {
         let context = context();
         mock.reset(mode, seed);
-        let memory = DeviceMemory::new(128).unwrap();
+        let (zeros, ones) = (DeviceMemory::new(64).unwrap(), DeviceMemory::new(64).unwrap());
         let (a, b) = (Stream::new(Priority::Low).unwrap(), Stream::new(Priority::High).unwrap());
-        // SAFETY: the memory is idle.
-        unsafe {
-            fill_bytes(memory.address(), 0, 64, &a).unwrap();
-            fill_bytes(memory.address() + 64, 1, 64, &a).unwrap();
-        }
+        zeros.fill(0, &a).unwrap();
+        ones.fill(1, &a).unwrap();
         context.synchronize().unwrap();
-        Self { a, b, memory, context }
+        Self { a, b, zeros, ones, context }
     }
 
     fn each(mock: &Mock, body: impl Fn(&Self, &str)) {
@@ -79,7 +76,7 @@ fn pinned_memory_is_read_and_written_when_the_copy_runs() {
         let mut pinned = PinnedMemory::new(64).unwrap();
         pinned.as_mut_slice().fill(9);
         // SAFETY: both are alive; nothing else touches them.
-        unsafe { copy_device_to_device(pinned.address(), pair.memory.address() + 64, 64, &pair.a).unwrap() };
+        unsafe { copy_device_to_device(pinned.address(), pair.ones.address(), 64, &pair.a).unwrap() };
         assert_eq!(pinned.as_slice(), [9; 64], "not synchronised yet");
         pair.a.synchronize().unwrap();
         assert_eq!(pinned.as_slice(), [1; 64]);
@@ -91,13 +88,10 @@ fn pinned_memory_is_read_and_written_when_the_copy_runs() {
 fn a_copy_to_the_host_is_there_when_it_returns() {
     on_mock(|mock| {
         Pair::each(mock, |pair, at| {
-            let mut bytes = vec![5; 128];
-            // SAFETY: nothing else touches the memory.
-            unsafe {
-                copy_to_device(pair.memory.address(), &[3; 32], &pair.b).unwrap();
-                copy_from_device(&mut bytes, pair.memory.address(), &pair.b).unwrap();
-            }
-            assert_eq!((bytes[31], bytes[32], bytes[64]), (3, 0, 1), "{at}");
+            let mut bytes = [5; 64];
+            pair.ones.write(&[3; 32], &pair.b).unwrap();
+            pair.ones.read(&mut bytes, &pair.b).unwrap();
+            assert_eq!((bytes[31], bytes[32]), (3, 1), "{at}");
         });
     });
 }
@@ -107,8 +101,7 @@ fn polling_ends_in_every_mode() {
     on_mock(|mock| {
         Pair::each(mock, |pair, _| {
             let event = Event::new(false).unwrap();
-            // SAFETY: nothing else touches the memory.
-            unsafe { fill_bytes(pair.memory.address(), 4, 8, &pair.a).unwrap() };
+            pair.ones.fill(4, &pair.a).unwrap();
             event.record(&pair.a).unwrap();
             while !event.is_done().unwrap() {}
             while !pair.a.is_done().unwrap() {}
@@ -120,17 +113,17 @@ fn polling_ends_in_every_mode() {
 fn a_flag_orders_what_came_before_it() {
     on_mock(|mock| {
         Pair::each(mock, |pair, at| {
-            let (flag, data, at_b) = (pair.memory.address(), pair.memory.address() + 64, pair.memory.address() + 96);
+            let (flag, target) = (pair.zeros.address(), DeviceMemory::new(64).unwrap());
             // SAFETY: the flag orders the two uses of the data.
             unsafe {
                 wait_value(flag, 1, &pair.b).unwrap();
-                copy_device_to_device(at_b, data, 32, &pair.b).unwrap();
-                fill_bytes(data, 8, 32, &pair.a).unwrap();
+                copy_device_to_device(target.address(), pair.ones.address(), 64, &pair.b).unwrap();
+                pair.ones.fill(8, &pair.a).unwrap();
                 write_value(flag, 1, &pair.a).unwrap();
-                let mut bytes = [0; 32];
-                copy_from_device(&mut bytes, at_b, &pair.b).unwrap();
-                assert_eq!(bytes, [8; 32], "{at}");
             }
+            let mut bytes = [0; 64];
+            target.read(&mut bytes, &pair.b).unwrap();
+            assert_eq!(bytes, [8; 64], "{at}");
         });
     });
 }
@@ -140,13 +133,13 @@ fn a_flag_before_its_data_is_reported() {
     on_mock(|mock| {
         for mode in MODES {
             let pair = Pair::new(mock, mode, 3);
-            let (flag, data) = (pair.memory.address(), pair.memory.address() + 64);
+            let (flag, target) = (pair.zeros.address(), DeviceMemory::new(64).unwrap());
             // SAFETY: copies of bytes, unordered on purpose.
             unsafe {
                 wait_value(flag, 1, &pair.b).unwrap();
-                copy_device_to_device(data + 32, data, 32, &pair.b).unwrap();
+                copy_device_to_device(target.address(), pair.ones.address(), 64, &pair.b).unwrap();
                 write_value(flag, 1, &pair.a).unwrap();
-                fill_bytes(data, 8, 32, &pair.a).unwrap();
+                pair.ones.fill(8, &pair.a).unwrap();
             }
             pair.context.synchronize().unwrap();
             let reports = mock.reports();
@@ -162,7 +155,7 @@ fn a_flag_that_nobody_writes_is_a_deadlock_and_an_error() {
             let pair = Pair::new(mock, mode, 0);
             mock.configure("deadlock_s=0.2");
             // SAFETY: the flag is alive.
-            unsafe { wait_value(pair.memory.address(), 1, &pair.a).unwrap() };
+            unsafe { wait_value(pair.zeros.address(), 1, &pair.a).unwrap() };
             let error = pair.a.synchronize().unwrap_err();
             assert!(matches!(error, Error::Cuda { call: "cuStreamSynchronize", code: 702, .. }), "{mode}: {error}");
             let reports = mock.reports().join("\n");
@@ -178,16 +171,13 @@ fn virtual_time_shows_overlap() {
         let _context = context();
         let time = |two_streams: bool| {
             let pair = Pair::new(mock, "random", 5);
-            let large = DeviceMemory::new(4 << 20).unwrap();
+            let [first, second] = [(); 2].map(|()| DeviceMemory::new(2 << 20).unwrap());
             let [begin, end, joined] = [(); 3].map(|()| Event::new(true).unwrap());
-            let second = if two_streams { &pair.b } else { &pair.a };
+            let other = if two_streams { &pair.b } else { &pair.a };
             begin.record(&pair.a).unwrap();
             pair.b.wait(&begin).unwrap();
-            // SAFETY: the two halves are apart.
-            unsafe {
-                fill_bytes(large.address(), 0, 2 << 20, &pair.a).unwrap();
-                fill_bytes(large.address() + (2 << 20), 0, 2 << 20, second).unwrap();
-            }
+            first.fill(0, &pair.a).unwrap();
+            second.fill(0, other).unwrap();
             joined.record(&pair.b).unwrap();
             pair.a.wait(&joined).unwrap();
             end.record(&pair.a).unwrap();
@@ -205,7 +195,7 @@ fn bad_addresses_are_reported_and_end_the_context() {
     on_mock(|mock| {
         let pair = Pair::new(mock, "late", 0);
         // SAFETY: the mock checks addresses before it touches them.
-        unsafe { fill_bytes(pair.memory.address() + 100, 0, 64, &pair.a).unwrap() };
+        unsafe { copy_device_to_device(pair.zeros.address() + 32, pair.ones.address(), 64, &pair.a).unwrap() };
         let error = pair.a.synchronize().unwrap_err().to_string();
         assert!(error.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{error}");
         assert!(Event::new(false).unwrap_err().to_string().contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "it stays");
@@ -213,13 +203,13 @@ fn bad_addresses_are_reported_and_end_the_context() {
         mock.reset("late", 0);
         let gone = DeviceMemory::new(64).unwrap().address();
         // SAFETY: as above.
-        unsafe { fill_bytes(gone, 0, 64, &pair.a).unwrap() };
+        unsafe { copy_device_to_device(gone, pair.ones.address(), 64, &pair.a).unwrap() };
         pair.a.synchronize().unwrap_err();
         assert!(mock.reports()[0].contains("USE AFTER FREE"), "{:?}", mock.reports());
         mock.reset("late", 0);
         let fresh = DeviceMemory::new(64).unwrap();
         // SAFETY: both are alive.
-        unsafe { copy_device_to_device(pair.memory.address(), fresh.address(), 64, &pair.a).unwrap() };
+        unsafe { copy_device_to_device(pair.zeros.address(), fresh.address(), 64, &pair.a).unwrap() };
         pair.a.synchronize().unwrap();
         assert!(mock.reports()[0].contains("UNINITIALISED"), "{:?}", mock.reports());
         mock.reset("late", 0);

@@ -1,6 +1,6 @@
 //! A kernel's operands in device memory, each a whole tensor, and its launches through the driver.
 
-use seqpar::cuda::{DeviceMemory, Stream, copy_from_device, copy_to_device};
+use seqpar::cuda::{DeviceMemory, Stream};
 use seqpar::error::Result;
 use seqpar::exec::cuda::Kernels;
 use seqpar::kernel::TensorView;
@@ -25,8 +25,7 @@ impl Operands {
             let bytes: Vec<u8> = values.data.iter().flat_map(|&x| element(values.dtype, x)).collect();
             let of = DeviceMemory::new(bytes.len())?;
             if spec.mode != Mode::Write {
-                // SAFETY: fresh memory.
-                unsafe { copy_to_device(of.address(), &bytes, stream)? };
+                of.write(&bytes, stream)?;
             }
             let [_, n, h, d] = values.shape;
             let strides = [n * h * d, h * d, d, 1];
@@ -51,8 +50,7 @@ impl Operands {
     pub fn read(&self, operand: usize, stream: &Stream) -> Result<Values> {
         let TensorView { dtype, shape, .. } = self.views[operand][0];
         let mut bytes = vec![0; self.memory[operand].bytes()];
-        // SAFETY: in the order of the stream.
-        unsafe { copy_from_device(&mut bytes, self.memory[operand].address(), stream)? };
+        self.memory[operand].read(&mut bytes, stream)?;
         let data = bytes.chunks(dtype.bytes()).map(|element| value(dtype, element)).collect();
         Ok(Values { dtype, shape, data })
     }

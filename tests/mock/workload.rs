@@ -1,9 +1,7 @@
 //! The pattern of every overlapped exchange: chunks arrive on one stream into two slots while
 //! another stream takes them out.
 
-use seqpar::cuda::{
-    Context, DeviceMemory, Event, Priority, Stream, copy_device_to_device, copy_from_device, copy_to_device, fill_bytes,
-};
+use seqpar::cuda::{Context, DeviceMemory, Event, Priority, Stream, copy_device_to_device};
 use seqpar::error::Result;
 
 pub struct Ring {
@@ -47,11 +45,8 @@ impl Ring {
             chunks,
             bytes,
         };
-        // SAFETY: the memory is the ring's own, and idle.
-        unsafe {
-            copy_to_device(ring.remote.address(), &ring.expected(), &ring.compute)?;
-            fill_bytes(ring.out.address(), 0, chunks * bytes, &ring.compute)?;
-        }
+        ring.remote.write(&ring.expected(), &ring.compute)?;
+        ring.out.fill(0, &ring.compute)?;
         ring.compute.synchronize()?;
         Ok(ring)
     }
@@ -90,8 +85,7 @@ impl Ring {
 
     pub fn result(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.chunks * self.bytes];
-        // SAFETY: in the order of the stream that wrote it.
-        unsafe { copy_from_device(&mut bytes, self.out.address(), &self.compute)? };
+        self.out.read(&mut bytes, &self.compute)?;
         Ok(bytes)
     }
 }
