@@ -247,6 +247,8 @@ PTX_FN void attention_sm90_mask(const SeqparAttentionSm90& p, const AttentionSm9
     while (keys.next(p.base, at.b)) {
       mbar_wait(shared.k_full(ring.slot), ring.parity);
       if (gave_up<Variant>(p.base, shared, keys, ring, lane)) return;
+      // A lane that has not seen this phase yet would take the next but one for it.
+      __syncwarp();
       if (lane == 0) ptx::mbar_arrive(shared.k_empty(ring.slot));
       mbar_wait(shared.v_landed(ring.slot), ring.parity);
       const SeqparKeySegment& s = p.base.keys[keys.segment];
@@ -396,6 +398,8 @@ PTX_FN void attention_sm90_compute(const SeqparAttentionSm90& p, const Attention
       ptx::wgmma_wait<0>();
       release(shared.v_empty(before.slot));
     } else {
+      // As in the masking warp: all lanes have seen the queries' phase.
+      __syncwarp();
       release(shared.q_empty());
     }
     if (p.base.carry_out) {
