@@ -221,7 +221,7 @@ fn a_kernel_that_waits_inside_is_overtaken_by_the_copies_it_waits_for() {
 impl Gated {
     fn seen(&self, stream: &Stream) -> [u32; 4] {
         let mut bytes = [0; 16];
-        self.status.read(&mut bytes, stream).unwrap();
+        self.status.read(0, &mut bytes, stream).unwrap();
         std::array::from_fn(|i| u32::from_ne_bytes(bytes[4 * i..4 * i + 4].try_into().unwrap()))
     }
 }

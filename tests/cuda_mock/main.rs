@@ -9,6 +9,7 @@ mod mock;
 mod support;
 
 mod behaviours;
+mod executor;
 mod faults;
 mod graphs;
 mod kernels;

@@ -89,8 +89,8 @@ fn a_copy_to_the_host_is_there_when_it_returns() {
     on_mock(|mock| {
         Pair::each(mock, |pair, at| {
             let mut bytes = [5; 64];
-            pair.ones.write(&[3; 32], &pair.b).unwrap();
-            pair.ones.read(&mut bytes, &pair.b).unwrap();
+            pair.ones.write(0, &[3; 32], &pair.b).unwrap();
+            pair.ones.read(0, &mut bytes, &pair.b).unwrap();
             assert_eq!((bytes[31], bytes[32]), (3, 1), "{at}");
         });
     });
@@ -122,7 +122,7 @@ fn a_flag_orders_what_came_before_it() {
                 write_value(flag, 1, &pair.a).unwrap();
             }
             let mut bytes = [0; 64];
-            target.read(&mut bytes, &pair.b).unwrap();
+            target.read(0, &mut bytes, &pair.b).unwrap();
             assert_eq!(bytes, [8; 64], "{at}");
         });
     });

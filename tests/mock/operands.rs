@@ -25,7 +25,7 @@ impl Operands {
             let bytes: Vec<u8> = values.data.iter().flat_map(|&x| element(values.dtype, x)).collect();
             let of = DeviceMemory::new(bytes.len())?;
             if spec.mode != Mode::Write {
-                of.write(&bytes, stream)?;
+                of.write(0, &bytes, stream)?;
             }
             let [_, n, h, d] = values.shape;
             let strides = [n * h * d, h * d, d, 1];
@@ -50,7 +50,7 @@ impl Operands {
     pub fn read(&self, operand: usize, stream: &Stream) -> Result<Values> {
         let TensorView { dtype, shape, .. } = self.views[operand][0];
         let mut bytes = vec![0; self.memory[operand].bytes()];
-        self.memory[operand].read(&mut bytes, stream)?;
+        self.memory[operand].read(0, &mut bytes, stream)?;
         let data = bytes.chunks(dtype.bytes()).map(|element| value(dtype, element)).collect();
         Ok(Values { dtype, shape, data })
     }

@@ -45,7 +45,7 @@ impl Ring {
             chunks,
             bytes,
         };
-        ring.remote.write(&ring.expected(), &ring.compute)?;
+        ring.remote.write(0, &ring.expected(), &ring.compute)?;
         ring.out.fill(0, &ring.compute)?;
         ring.compute.synchronize()?;
         Ok(ring)
@@ -85,7 +85,7 @@ impl Ring {
 
     pub fn result(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.chunks * self.bytes];
-        self.out.read(&mut bytes, &self.compute)?;
+        self.out.read(0, &mut bytes, &self.compute)?;
         Ok(bytes)
     }
 }
