@@ -35,6 +35,7 @@ int mock_configure(const char* text) {
   while (words >> word) {
     if (word == "reset") {
       engine.reset(lock);
+      forget_dead();
     } else {
       unknown += !engine.options.apply(word);
     }

@@ -1,5 +1,6 @@
 #include "objects.h"
 
+#include <algorithm>
 #include <unordered_set>
 
 namespace mock {
@@ -21,6 +22,11 @@ void add(Object* object, CUcontext context) {
   object->context = context;
   objects().push_back(object);
   handles().insert(object);
+}
+
+void forget_dead() {
+  auto& all = objects();
+  all.erase(std::remove_if(all.begin(), all.end(), [](const Object* object) { return !object->alive; }), all.end());
 }
 
 bool known(const void* handle) { return handles().count(handle) != 0; }

@@ -104,6 +104,8 @@ namespace mock {
 std::vector<Object*>& objects();
 void add(Object* object, CUcontext context);
 bool known(const void* handle);
+// Dead ones are no longer listed; their handles stay known as dead.
+void forget_dead();
 
 template <class T>
 T* make(CUcontext context) {
