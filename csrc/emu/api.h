@@ -39,8 +39,10 @@ typedef struct EmuResult {
 
 EmuDevice* emu_device_new(void);
 void emu_device_free(EmuDevice* device);
-/* Device memory, 256-byte aligned between red zones, uninitialised. Lives as long as the device. */
+/* Device memory, 256-byte aligned between red zones, uninitialised. */
 uint64_t emu_alloc(EmuDevice* device, uint64_t bytes, const char* name);
+/* Ends what emu_alloc returned; its addresses are never used again. */
+void emu_free(EmuDevice* device, uint64_t address);
 /* Declares bytes written (1) or undefined (0, and fills them with NaN patterns) by the host. */
 void emu_mark(EmuDevice* device, uint64_t address, uint64_t bytes, int32_t initialised);
 /* Bytes of [address, address + bytes) that the kernels have not written and the host has not marked. */
@@ -53,7 +55,14 @@ void emu_external_release(EmuDevice* device, uint64_t address, uint32_t value);
 int32_t emu_encode_tensor_map(void* map, uint32_t elem_bytes, uint32_t rank, uint64_t address, const uint64_t* dims,
                               const uint64_t* strides_bytes, const uint32_t* box, uint32_t swizzle);
 
-/* Launches by symbol. 0: ran (see result->errors); -1: could not start (emu_last_error). */
+/* What kernels do to device memory, as it happens: plain accesses, and flags (words) acquired and released. */
+enum { EMU_READ, EMU_WRITE, EMU_ACQUIRE, EMU_RELEASE };
+typedef void (*EmuObserver)(void* context, uint64_t address, uint64_t bytes, int32_t kind);
+/* Of the launches of this OS thread from now on; NULL: none. */
+void emu_observe(EmuObserver observer, void* context);
+
+/* Launches by symbol. Another OS thread may be in the middle of a launch on the same device if it stands
+ * still in EmuOptions.external meanwhile; what orders the two is the caller's business. 0: ran (see result->errors); -1: could not start (emu_last_error). */
 int32_t emu_launch(EmuDevice* device, const char* symbol, const uint32_t grid[3], const uint32_t block[3],
                    uint32_t shared_bytes, const void* params, uint64_t param_bytes, const EmuOptions* options,
                    EmuResult* result);
@@ -62,6 +71,9 @@ const char* emu_message(uint32_t index);
 const char* emu_last_error(void);
 /* Symbol `index` of the registered kernels, or NULL. */
 const char* emu_symbol(uint32_t index);
+/* Size of a kernel's parameters and its launch bound; 0: no kernel of that name. */
+uint64_t emu_param_bytes(const char* symbol);
+uint32_t emu_thread_bound(const char* symbol);
 
 #ifdef __cplusplus
 }

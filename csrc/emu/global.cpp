@@ -13,6 +13,9 @@ namespace {
 
 constexpr uint64_t kRedZone = 8192;
 
+__thread EmuObserver observer = nullptr;
+__thread void* observer_context = nullptr;
+
 // The allocation that holds `offset`, or null.
 Allocation* find(Device& device, uint64_t offset) {
   auto holds = [&](const Allocation& a) { return offset >= a.offset && offset < a.offset + a.bytes; };
@@ -48,7 +51,7 @@ const char* who(const Block& own, uint32_t block) {
 bool ordered(const GlobalAccess& access, uint32_t block, Epoch earlier, bool earlier_async, const char* kind,
              const void* p) {
   const Block& own = *access.thread.block;
-  if (block == 0 || (block != kExternal && block < own.launch->blocks_from)) return true;
+  if (block == 0 || (block != kExternal && !own.launch->owns(block))) return true;
   if (block == kExternal && earlier <= own.launch->events_from) return true;
   bool known = block == own.serial ? happened_before(access.thread, earlier) : learned(access.thread, block, earlier, false);
   bool fenced = !access.async || earlier_async ||
@@ -88,6 +91,10 @@ std::string name_of(const Device& device, const void* p) {
   return best->name + "[byte " + std::to_string(offset - best->offset) + " of " + std::to_string(best->bytes) + "]";
 }
 
+void observe(const void* p, uint64_t n, int kind) {
+  if (observer) observer(observer_context, reinterpret_cast<uint64_t>(p), n, kind);
+}
+
 void global_access(const GlobalAccess& access, const void* p, uint64_t n) {
   const Block& own = *access.thread.block;
   Device& device = *own.launch->device;
@@ -97,11 +104,12 @@ void global_access(const GlobalAccess& access, const void* p, uint64_t n) {
     error("global %s out of bounds: %s", access.write ? "write" : "read", name_of(device, p).c_str());
     return;
   }
+  if (!access.atomic) observe(p, n, access.write ? EMU_WRITE : EMU_READ);
   const uint64_t first = (offset - allocation->offset) / 2, end = (offset - allocation->offset + n + 1) / 2;
   // A single byte is half a granule: its neighbour may be another thread's.
   const bool check = own.launch->options.check != 0 && n > 1;
   const bool early = check && own.launch->options.dependent && !waited_for_launches(access.thread);
-  auto of_earlier_launch = [&](uint32_t block) { return block != 0 && block < own.launch->blocks_from; };
+  auto of_earlier_launch = [&](uint32_t block) { return block != 0 && block < own.launch->first_serial; };
   for (uint64_t i = first; i < end; i++) {
     Granule& granule = allocation->granules[i];
     const void* at = device.arena + allocation->offset + 2 * i;
@@ -134,7 +142,7 @@ void global_access(const GlobalAccess& access, const void* p, uint64_t n) {
       granule.reader_block = 0;
       granule.many_readers = false;
     } else if (!access.atomic) {
-      if (granule.reader_block >= own.launch->blocks_from && granule.reader_block != own.serial) granule.many_readers = true;
+      if (own.launch->owns(granule.reader_block) && granule.reader_block != own.serial) granule.many_readers = true;
       granule.reader_block = own.serial;
       granule.reader = access.epoch;
     }
@@ -156,6 +164,11 @@ extern "C" EmuDevice* emu_device_new(void) {
 
 extern "C" void emu_device_free(EmuDevice* device) { delete device; }
 
+extern "C" void emu_observe(EmuObserver observer, void* context) {
+  emu::observer = observer;
+  emu::observer_context = context;
+}
+
 extern "C" uint64_t emu_alloc(EmuDevice* device, uint64_t bytes, const char* name) {
   uint64_t offset = (device->used + emu::kRedZone + 255) & ~255ull;
   if (offset + bytes + emu::kRedZone > emu::Device::kArenaBytes) return 0;
@@ -163,6 +176,16 @@ extern "C" uint64_t emu_alloc(EmuDevice* device, uint64_t bytes, const char* nam
   device->allocations.push_back({offset, bytes, name, std::vector<Granule>((bytes + 1) / 2)});
   memset(device->arena + offset, 0xff, bytes);
   return reinterpret_cast<uint64_t>(device->arena + offset);
+}
+
+extern "C" void emu_free(EmuDevice* device, uint64_t address) {
+  auto& all = device->allocations;
+  const uint64_t offset = address - reinterpret_cast<uint64_t>(device->arena);
+  auto gone = std::find_if(all.begin(), all.end(), [&](const Allocation& a) { return a.offset == offset; });
+  if (gone == all.end()) return;
+  const uint64_t first = (address + 4095) & ~4095ull, end = (address + gone->bytes) & ~4095ull;
+  if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+  all.erase(gone);
 }
 
 namespace {

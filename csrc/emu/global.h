@@ -52,6 +52,7 @@ struct Device {
   std::vector<Allocation> allocations;  // ascending
   size_t last_hit = 0;
   uint32_t next_block_serial = 1;
+  int launches = 0;     // in progress
   uint32_t events = 0;  // external writes and releases so far
   std::vector<SyncPoint> sync_points;
   bool contains(const void* p) const {
@@ -65,6 +66,9 @@ struct GlobalAccess {
   Epoch epoch;   // of the thread or of the agent that acts for it
   bool write, async, atomic;
 };
+
+// Tells the observer of this OS thread, if there is one.
+void observe(const void* p, uint64_t n, int kind);
 
 // Checks and records an access of n bytes; reports at most one error.
 void global_access(const GlobalAccess& access, const void* p, uint64_t n);

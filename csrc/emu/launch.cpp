@@ -23,6 +23,13 @@ std::vector<Entry>& entries() {
   return all;
 }
 
+const Entry* find_entry(const char* symbol) {
+  for (const Entry& entry : entries()) {
+    if (!strcmp(entry.symbol, symbol)) return &entry;
+  }
+  return nullptr;
+}
+
 struct Memory {  // of one resident block
   uint8_t *stacks, *shared;
 };
@@ -83,7 +90,7 @@ std::unique_ptr<Block> start_block(Launch& launch, uint64_t number) {
   block->launch = &launch;
   block->index = {static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
                   static_cast<unsigned>(number / grid.x / grid.y)};
-  block->serial = launch.device->next_block_serial++;
+  block->serial = launch.first_serial + static_cast<uint32_t>(number);
   block->threads_count = block->live = static_cast<int>(launch.block_dim.x * launch.block_dim.y * launch.block_dim.z);
   Memory memory{};
   if (!new_memory(block->threads_count, memory)) return nullptr;
@@ -163,10 +170,7 @@ extern "C" int32_t emu_launch(EmuDevice* device, const char* symbol, const uint3
     set_last_error(std::string(symbol) + ": " + why);
     return -1;
   };
-  const Entry* entry = nullptr;
-  for (const Entry& e : entries()) {
-    if (!strcmp(e.symbol, symbol)) entry = &e;
-  }
+  const Entry* entry = find_entry(symbol);
   if (!entry) return refuse("no kernel of that name");
   const uint64_t threads = uint64_t{block[0]} * block[1] * block[2], blocks = uint64_t{grid[0]} * grid[1] * grid[2];
   if (!threads || threads > 1024 || !blocks) return refuse("an empty grid, or a block of none or over 1024 threads");
@@ -178,9 +182,8 @@ extern "C" int32_t emu_launch(EmuDevice* device, const char* symbol, const uint3
   if (current_launch) return refuse("a launch runs on this OS thread");
   Launch launch{};
   launch.device = device;
-  launch.blocks_from = device->next_block_serial;
   launch.events_from = device->events;
-  device->sync_points.clear();
+  if (device->launches++ == 0) device->sync_points.clear();
   launch.grid = {grid[0], grid[1], grid[2]};
   launch.block_dim = {block[0], block[1], block[2]};
   launch.shared_bytes = (shared_bytes + 15) / 16 * 16;
@@ -193,6 +196,8 @@ extern "C" int32_t emu_launch(EmuDevice* device, const char* symbol, const uint3
   memcpy(aligned, params, param_bytes);
   launch.params = aligned;
   launch.total_blocks = blocks;
+  launch.first_serial = device->next_block_serial;
+  device->next_block_serial += static_cast<uint32_t>(blocks);
   launch.random.state = mixed(options->seed * 977);
   *result = EmuResult{};
   launch.result = result;
@@ -200,6 +205,7 @@ extern "C" int32_t emu_launch(EmuDevice* device, const char* symbol, const uint3
   spare_threads = static_cast<int>(threads);
   current_launch = &launch;
   run_launch(launch);
+  device->launches--;
   current_thread = nullptr;
   current_launch = nullptr;
   for (auto& b : launch.blocks) spare.push_back({b->stacks, b->shared_mapping});
@@ -212,3 +218,13 @@ extern "C" int32_t emu_launch(EmuDevice* device, const char* symbol, const uint3
 extern "C" const char* emu_message(uint32_t index) { return index < messages.size() ? messages[index].c_str() : nullptr; }
 
 extern "C" const char* emu_symbol(uint32_t index) { return index < entries().size() ? entries()[index].symbol : nullptr; }
+
+extern "C" uint64_t emu_param_bytes(const char* symbol) {
+  const Entry* entry = find_entry(symbol);
+  return entry ? entry->param_bytes : 0;
+}
+
+extern "C" uint32_t emu_thread_bound(const char* symbol) {
+  const Entry* entry = find_entry(symbol);
+  return entry ? entry->threads : 0;
+}

@@ -179,7 +179,7 @@ struct Random {
 
 struct Launch {
   Device* device;
-  uint32_t blocks_from = 0, events_from = 0;  // serials and events before the launch are ordered
+  uint32_t first_serial = 0, events_from = 0;  // other launches' blocks and events before this one are ordered
   Index3 grid, block_dim;
   uint32_t shared_bytes;
   EmuOptions options;
@@ -198,6 +198,7 @@ struct Launch {
   std::vector<std::string> messages;
   std::vector<std::string> message_kinds;
   bool aborted = false;
+  bool owns(uint32_t serial) const { return serial >= first_serial && serial - first_serial < total_blocks; }
 };
 
 inline void note_shared(Launch& launch, uint64_t end) {

@@ -17,6 +17,7 @@ SyncPoint& sync_point(Device& device, const void* address) {
 // A store begins a new sequence of releases; an atomic continues the one that stands.
 void release_at(Thread& thread, const void* address, bool atomic) {
   Block& block = *thread.block;
+  observe(address, 4, EMU_RELEASE);
   SyncPoint& point = sync_point(*block.launch->device, address);
   if (!atomic) point.released.clear();
   for (const Learned& item : block.learned) {
@@ -32,6 +33,7 @@ void release_at(Thread& thread, const void* address, bool atomic) {
 
 void acquire_at(Thread& thread, const void* address) {
   Block& block = *thread.block;
+  observe(address, 4, EMU_ACQUIRE);
   const Epoch now = epoch(static_cast<uint32_t>(thread.id), thread.clock);
   for (Learned item : sync_point(*block.launch->device, address).released) {
     item.acquired = now;

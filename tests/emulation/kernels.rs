@@ -115,13 +115,24 @@ pub fn emulate_outcome(
     (results, outcomes)
 }
 
-fn element(dtype: Dtype, value: f32) -> Vec<u8> {
+/// A value as the bytes of an element, and back.
+pub fn element(dtype: Dtype, value: f32) -> Vec<u8> {
     match dtype {
         Dtype::F32 => value.to_ne_bytes().to_vec(),
         Dtype::F16 => f16_from_f32(value).to_ne_bytes().to_vec(),
         Dtype::Bf16 => bf16_from_f32(value).to_ne_bytes().to_vec(),
         Dtype::I32 => (value as i32).to_ne_bytes().to_vec(),
         _ => vec![value as u8],
+    }
+}
+
+pub fn value(dtype: Dtype, b: &[u8]) -> f32 {
+    match dtype {
+        Dtype::F32 => f32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+        Dtype::I32 => i32::from_ne_bytes([b[0], b[1], b[2], b[3]]) as f32,
+        Dtype::F16 => f16_to_f32(u16::from_ne_bytes([b[0], b[1]])),
+        Dtype::Bf16 => bf16_to_f32(u16::from_ne_bytes([b[0], b[1]])),
+        _ => f32::from(b[0]),
     }
 }
 
@@ -184,14 +195,7 @@ impl Stored {
         let bytes = device.read(self.address, self.bytes);
         let mut data = Vec::new();
         for_each_index(self.view.shape, |index| {
-            let b = &bytes[(self.at(index) - self.address) as usize..];
-            data.push(match self.view.dtype {
-                Dtype::F32 => f32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-                Dtype::I32 => i32::from_ne_bytes([b[0], b[1], b[2], b[3]]) as f32,
-                Dtype::F16 => f16_to_f32(u16::from_ne_bytes([b[0], b[1]])),
-                Dtype::Bf16 => bf16_to_f32(u16::from_ne_bytes([b[0], b[1]])),
-                _ => f32::from(b[0]),
-            });
+            data.push(value(self.view.dtype, &bytes[(self.at(index) - self.address) as usize..]));
         });
         Values { dtype: self.view.dtype, shape: self.view.shape, data }
     }

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod build;
+pub mod compile;
 pub mod device;
 #[cfg(feature = "cuda")]
 pub mod driver;

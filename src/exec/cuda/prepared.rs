@@ -63,7 +63,6 @@ pub type External = Arc<dyn Fn(ExternalCall<'_>) -> Result<()> + Send + Sync>;
 
 /// A world that is ready to be bound.
 pub struct Prepared {
-    pub(super) context: Context,
     pub(super) kernels: Kernels,
     pub(super) ranks: Vec<RankPlan>,
     pub(super) buffers: Vec<Vec<Buffer>>,
@@ -72,6 +71,8 @@ pub struct Prepared {
     pub(super) events: Vec<Event>,
     pub(super) externals: HashMap<String, External>,
     pub(super) options: CudaOptions,
+    /// Last: what belongs to it goes before it.
+    pub(super) context: Context,
 }
 
 /// One rank's plan and its memory.

@@ -1,0 +1,74 @@
+#include "memory.h"
+
+#include <cstdio>
+#include <cstring>
+
+#include "../../../csrc/emu/api.h"
+
+namespace mock {
+
+Memory::Memory() : emulated_(emu_device_new()) {}
+
+uint64_t Memory::allocate(std::unique_lock<std::mutex>& lock, uint64_t bytes, int device, bool pinned) {
+  const std::string name = (pinned ? "pinned#" : "buffer#") + std::to_string(++count_);
+  uint64_t address = 0;
+  lock.unlock();
+  {
+    std::lock_guard<std::mutex> guard(effects);
+    if (emulated_) address = emu_alloc(emulated_, bytes, name.c_str());
+    // The host writes pinned memory unseen.
+    if (address && pinned) emu_mark(emulated_, address, bytes, 1);
+  }
+  lock.lock();
+  if (!address) return 0;
+  all_[address] = {bytes, device, pinned, true, name};
+  if (!pinned) used_ += bytes;
+  return address;
+}
+
+void Memory::release(std::unique_lock<std::mutex>& lock, uint64_t address) {
+  Allocation& gone = all_.at(address);
+  gone.live = false;
+  if (!gone.pinned) used_ -= gone.bytes;
+  lock.unlock();
+  {
+    std::lock_guard<std::mutex> guard(effects);
+    emu_free(emulated_, address);
+    memset(reinterpret_cast<void*>(address), 0xfd, gone.bytes);
+  }
+  lock.lock();
+}
+
+const Allocation* Memory::find(uint64_t address, uint64_t* first) const {
+  auto after = all_.upper_bound(address);
+  if (after == all_.begin()) return nullptr;
+  --after;
+  if (address - after->first >= after->second.bytes) return nullptr;
+  if (first) *first = after->first;
+  return &after->second;
+}
+
+std::string Memory::name_of(uint64_t address, uint64_t bytes) const {
+  uint64_t first = 0;
+  const Allocation* found = find(address, &first);
+  char text[96];
+  if (!found) {
+    snprintf(text, sizeof text, "0x%lx (%lu bytes)", static_cast<long>(address), static_cast<unsigned long>(bytes));
+    return text;
+  }
+  snprintf(text, sizeof text, "[bytes %lu to %lu of %lu]", static_cast<unsigned long>(address - first),
+           static_cast<unsigned long>(address - first + bytes), static_cast<unsigned long>(found->bytes));
+  return found->name + text;
+}
+
+void Memory::write(uint64_t to, const void* from, uint64_t bytes) { emu_external_write(emulated_, to, from, bytes); }
+
+void Memory::release_flag(uint64_t address, uint64_t value, unsigned bytes) {
+  if (bytes == 4) {
+    emu_external_release(emulated_, address, static_cast<uint32_t>(value));
+  } else {
+    write(address, &value, bytes);
+  }
+}
+
+}  // namespace mock

@@ -1,0 +1,44 @@
+#include "options.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace mock {
+
+bool Options::apply(const std::string& word) {
+  const size_t equals = word.find('=');
+  if (equals == std::string::npos) return false;
+  const std::string key = word.substr(0, equals), value = word.substr(equals + 1);
+  const uint64_t number = strtoull(value.c_str(), nullptr, 10);
+  if (key == "seed") return seed = number, true;
+  if (key == "deadlock_s") return deadlock_s = atof(value.c_str()), true;
+  if (key == "memory_bytes") return memory_bytes = number, true;
+  if (key == "devices") return devices = static_cast<int>(number), true;
+  if (key == "capability") return capability = static_cast<int>(number), true;
+  if (key == "sms") return sms = static_cast<int>(number), true;
+  if (key == "check") return check = number != 0, true;
+  if (key == "resident") return resident = static_cast<int>(number), true;
+  if (key == "mode") {
+    static const std::map<std::string, Mode> modes = {
+        {"late", Mode::kLate}, {"random", Mode::kRandom}, {"eager", Mode::kEager}, {"threads", Mode::kThreads}};
+    const auto found = modes.find(value);
+    if (found == modes.end()) return false;
+    return mode = found->second, true;
+  }
+  if (key == "fail") {  // NAME:NTH=ERROR
+    const size_t colon = value.find(':'), second = value.rfind('=');
+    if (colon == std::string::npos || second == std::string::npos || second < colon) return false;
+    const std::string nth = value.substr(colon + 1, second - colon - 1), error = value.substr(second + 1);
+    faults[value.substr(0, colon)] = {atoi(nth.c_str()), atoi(error.c_str())};
+    return true;
+  }
+  return false;
+}
+
+int Options::occurs(const std::string& name) {
+  const int count = ++occurrences[name];
+  const auto fault = faults.find(name);
+  return fault != faults.end() && fault->second.nth == count ? fault->second.error : 0;
+}
+
+}  // namespace mock

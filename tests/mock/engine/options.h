@@ -1,0 +1,58 @@
+// What a test sets and what it reads back.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace mock {
+
+enum class Mode {
+  kLate,     // only what the host waits for, as late as it can be
+  kRandom,   // seeded steps after every call
+  kEager,    // all at once
+  kThreads,  // by four workers, beside the host
+};
+
+struct Fault {
+  int nth, error;
+};
+
+struct Options {
+  uint64_t seed = 1;
+  Mode mode = Mode::kLate;
+  double deadlock_s = 1;  // how long nothing may happen while other threads could do something
+  uint64_t memory_bytes = 4ull << 30;
+  int devices = 1;
+  int capability = 90;
+  int sms = 4;
+  bool check = true;  // emulated kernels for races within them
+  int resident = 0;  // blocks of an emulated kernel side by side; 0: drawn from the seed
+  // By the name of a call, or "run.LABEL" for an operation: which occurrence fails, and how.
+  std::map<std::string, Fault> faults;
+  std::map<std::string, int> occurrences;
+
+  // Applies "seed=3 mode=late fail=cuMemAlloc_v2:2=2 …"; what it does not know is left and false.
+  bool apply(const std::string& word);
+  // Counts one occurrence of `name`; the error it must fail with, or 0.
+  int occurs(const std::string& name);
+};
+
+// Messages, each once.
+class Reports {
+ public:
+  void add(const std::string& key, const std::string& text) {
+    if (keys_.insert(key).second && texts_.size() < kMost) texts_.push_back(text);
+  }
+  const std::vector<std::string>& texts() const { return texts_; }
+  void clear() { keys_.clear(), texts_.clear(); }
+
+ private:
+  static constexpr size_t kMost = 50;
+  std::set<std::string> keys_;
+  std::vector<std::string> texts_;
+};
+
+}  // namespace mock
