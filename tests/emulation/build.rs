@@ -1,5 +1,6 @@
 //! Compiles the emulation and the kernels into one shared library, each source at most once for
-//! its content (and that of every header), under `target/tmp/emulated`.
+//! its content (and that of every header), under `target/tmp/emulated`. Of another source tree only
+//! the emulation is kept there: its kernels and its library lie in the tree, and go with it.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-const COMMON: &[&str] = &["-std=c++17", "-g", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-psabi"];
+const COMMON: &[&str] = &["-std=c++17", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-psabi"];
 /// The kernels: every plain access calls a hook of `csrc/emu/hooks.cpp`, and locals start as a
 /// pattern, so that what is never set shows.
 const KERNEL: &[&str] = &[
@@ -23,6 +24,8 @@ const EMULATION: &[&str] = &["-O2"];
 
 /// The library of a source tree that holds `csrc` and `include`.
 pub fn library(root: &Path) -> Result<PathBuf, String> {
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated");
+    let own = if root == Path::new(env!("CARGO_MANIFEST_DIR")) { kept.clone() } else { root.join("built") };
     let csrc = root.join("csrc");
     let mut headers = files(&csrc, &["h", "cuh", "inl"]);
     headers.extend(files(&root.join("include"), &["h"]));
@@ -33,17 +36,16 @@ pub fn library(root: &Path) -> Result<PathBuf, String> {
     let kernel_key = (emulation_key, key(root, &of_kernels));
     let mut jobs = Vec::new();
     for source in files(&csrc.join("emu"), &["cpp"]) {
-        jobs.push(Job::new(root, source, EMULATION, emulation_key));
+        jobs.push(Job::new(root, source, EMULATION, emulation_key, &kept));
     }
     for source in files(&csrc.join("kernels"), &["cu"]).into_iter().chain(files(&csrc.join("emu/kernels"), &["cu"])) {
-        jobs.push(Job::new(root, source, KERNEL, kernel_key));
+        jobs.push(Job::new(root, source, KERNEL, kernel_key, &own));
+    }
+    for directory in [&kept, &own] {
+        fs::create_dir_all(directory).map_err(|e| e.to_string())?;
     }
     compile(&jobs)?;
-    link(&jobs)
-}
-
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated")
+    link(&jobs, &own)
 }
 
 struct Job {
@@ -53,17 +55,22 @@ struct Job {
 }
 
 impl Job {
-    fn new(root: &Path, source: PathBuf, flags: &'static [&'static str], headers: impl Hash) -> Self {
+    fn new(
+        root: &Path,
+        source: PathBuf,
+        flags: &'static [&'static str],
+        headers: impl Hash,
+        directory: &Path,
+    ) -> Self {
         let mut hasher = DefaultHasher::new();
         (compiler(), machine(), flags, COMMON, headers, key(root, &[&source])).hash(&mut hasher);
         let stem = source.file_stem().and_then(|s| s.to_str()).unwrap_or("source");
-        let object = directory().join(format!("{stem}-{:016x}.o", hasher.finish()));
+        let object = directory.join(format!("{stem}-{:016x}.o", hasher.finish()));
         Self { source, flags, object }
     }
 }
 
 fn compile(jobs: &[Job]) -> Result<(), String> {
-    fs::create_dir_all(directory()).map_err(|e| e.to_string())?;
     let waiting = Mutex::new(jobs.iter().filter(|job| !job.object.exists()).collect::<Vec<_>>());
     let failed = Mutex::new(None);
     let work = || {
@@ -101,10 +108,10 @@ fn compile_one(job: &Job) -> Result<(), String> {
     fs::rename(partial, &job.object).map_err(|e| e.to_string())
 }
 
-fn link(jobs: &[Job]) -> Result<PathBuf, String> {
+fn link(jobs: &[Job], directory: &Path) -> Result<PathBuf, String> {
     let mut hasher = DefaultHasher::new();
     jobs.iter().for_each(|job| job.object.hash(&mut hasher));
-    let library = directory().join(format!("libemulated-{:016x}.so", hasher.finish()));
+    let library = directory.join(format!("libemulated-{:016x}.so", hasher.finish()));
     if library.exists() {
         return Ok(library);
     }

@@ -1,0 +1,88 @@
+//! The tests are tested: kernels (and their launches) broken in one place, judged by the tests of
+//! `emulated_*.rs`. A few in every run; all of them, with the results written to `results.txt`, by
+//!
+//! `cargo test --test mutants -- --ignored every_mutant`
+//!
+//! `SEQPAR_MUTANTS` (a part of the names) runs some of them and keeps the other lines.
+
+#![allow(dead_code, unreachable_pub)]
+
+mod adaln;
+#[path = "../emulation/mod.rs"]
+mod emulation;
+mod mutant;
+mod results;
+mod rows;
+mod runner;
+#[path = "../support/mod.rs"]
+mod support;
+
+use mutant::{Family, Mutant, Verdict};
+use results::Results;
+use runner::{Binaries, assert_control, judge_all};
+
+fn all() -> Vec<&'static Mutant> {
+    [adaln::MUTANTS, rows::MUTANTS].into_iter().flatten().collect()
+}
+
+fn families(mutants: &[&Mutant]) -> Vec<&'static Family> {
+    let mut families: Vec<&Family> = mutants.iter().map(|m| m.family).collect();
+    families.sort_by_key(|f| f.name);
+    families.dedup_by_key(|f| f.name);
+    families
+}
+
+fn binaries(mutants: &[&Mutant]) -> Binaries {
+    let mut names: Vec<&str> = mutants.iter().map(|m| m.family.binary).collect();
+    names.sort_unstable();
+    names.dedup();
+    Binaries::build(&names)
+}
+
+/// One of each family with a small kernel, others by the seed.
+#[test]
+fn a_sample_of_mutants_is_caught() {
+    let seed = support::seed();
+    eprintln!("mutants: seed {seed}");
+    let mut rng = support::Rng(seed);
+    let caught: Vec<&Mutant> = all().into_iter().filter(|m| matches!(m.verdict, Verdict::Caught)).collect();
+    let sample: Vec<&Mutant> = families(&caught)
+        .into_iter()
+        .map(|family| {
+            let own: Vec<&Mutant> = caught.iter().copied().filter(|m| m.family.name == family.name).collect();
+            own[rng.below(own.len())]
+        })
+        .collect();
+    let binaries = binaries(&sample);
+    let judgements = judge_all(&sample, &binaries, |_, _| {});
+    for (mutant, judgement) in sample.iter().zip(judgements) {
+        eprintln!("{}: {judgement:?}", mutant.name());
+        assert!(judgement.is_some(), "{} is not caught", mutant.name());
+    }
+}
+
+#[test]
+#[ignore = "an hour; writes results.txt"]
+fn every_mutant() {
+    let all = all();
+    let part = std::env::var("SEQPAR_MUTANTS").unwrap_or_default();
+    let chosen: Vec<&Mutant> = all.iter().copied().filter(|m| m.name().contains(&part)).collect();
+    let binaries = binaries(&chosen);
+    families(&chosen).into_iter().for_each(|family| assert_control(family, &binaries));
+    let mut results = Results::read(&all);
+    let judgements = judge_all(&chosen, &binaries, |mutant, judgement| {
+        eprintln!("{} | {}", mutant.name(), judgement.as_deref().unwrap_or("SURVIVED"));
+    });
+    chosen.iter().zip(judgements).for_each(|(mutant, judgement)| results.set(mutant, judgement));
+    results.write();
+    results.assert_enough();
+}
+
+#[test]
+fn names_are_unique_and_results_are_of_these_mutants() {
+    let all = all();
+    let mut names: Vec<String> = all.iter().map(|m| m.name()).collect();
+    names.sort();
+    assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
+    Results::read(&all).assert_enough();
+}

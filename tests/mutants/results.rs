@@ -1,0 +1,79 @@
+//! `results.txt`: a line for each mutant, and the count.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use crate::mutant::{Mutant, Verdict};
+use crate::runner::Judgement;
+
+const SURVIVED: &str = "survived";
+/// The mutants that the issue asks for, and the part of them that is caught.
+const LEAST: usize = 150;
+const PERCENT_CAUGHT: usize = 98;
+
+pub struct Results {
+    verdicts: BTreeMap<String, Verdict>,
+    outcomes: BTreeMap<String, String>,
+}
+
+fn path() -> PathBuf {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mutants/results.txt").into()
+}
+
+impl Results {
+    /// The file's lines of these mutants.
+    pub fn read(mutants: &[&Mutant]) -> Self {
+        let verdicts: BTreeMap<String, Verdict> = mutants.iter().map(|m| (m.name(), m.verdict)).collect();
+        let text = fs::read_to_string(path()).unwrap_or_default();
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let split = lines.filter_map(|line| {
+            let at = line.match_indices(" | ").nth(2)?.0;
+            Some((line[..at].to_owned(), line[at + 3..].to_owned()))
+        });
+        let outcomes = split.filter(|(name, _)| verdicts.contains_key(name)).collect();
+        Self { verdicts, outcomes }
+    }
+
+    pub fn set(&mut self, mutant: &Mutant, judgement: Judgement) {
+        let outcome = match (judgement, mutant.verdict) {
+            (Some(message), _) => message,
+            (None, Verdict::Equivalent(reason)) => format!("equivalent: {reason}"),
+            (None, Verdict::Survives(reason)) => format!("{SURVIVED}: {reason}"),
+            (None, Verdict::Caught) => format!("{SURVIVED}: not explained"),
+        };
+        self.outcomes.insert(mutant.name(), outcome);
+    }
+
+    fn count(&self, which: impl Fn(&str) -> bool) -> usize {
+        self.outcomes.values().filter(|outcome| which(outcome)).count()
+    }
+
+    pub fn write(&self) {
+        let survived = self.count(|o| o.starts_with(SURVIVED));
+        let equivalent = self.count(|o| o.starts_with("equivalent"));
+        let counted = self.outcomes.len() - equivalent;
+        let mut text = format!(
+            "# {counted} mutants: {} caught, {survived} survived. {equivalent} more are the same program.\n\
+             # family | file below csrc | what is broken | the test that catches it: its complaint\n",
+            counted - survived
+        );
+        self.outcomes.iter().for_each(|(name, outcome)| text += &format!("{name} | {outcome}\n"));
+        fs::write(path(), text).unwrap();
+    }
+
+    /// Every mutant has run; enough of them are caught, and each survivor is explained.
+    pub fn assert_enough(&self) {
+        let missing: Vec<&String> = self.verdicts.keys().filter(|name| !self.outcomes.contains_key(*name)).collect();
+        assert!(missing.is_empty(), "mutants that have not run: {missing:#?}");
+        let lost: Vec<String> = (self.outcomes.iter())
+            .filter(|(_, outcome)| outcome.ends_with("not explained"))
+            .map(|(name, _)| name.clone())
+            .collect();
+        assert!(lost.is_empty(), "survivors without an explanation: {lost:#?}");
+        let counted = self.count(|o| !o.starts_with("equivalent"));
+        let caught = counted - self.count(|o| o.starts_with(SURVIVED));
+        assert!(counted >= LEAST, "{counted} mutants, {LEAST} wanted");
+        assert!(100 * caught >= PERCENT_CAUGHT * counted, "{caught} of {counted} are caught");
+    }
+}

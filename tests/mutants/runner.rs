@@ -1,0 +1,175 @@
+//! Breaks a copy of the sources in one place, builds it, and has the real tests judge it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::emulation::build;
+use crate::mutant::{Change, Family, Mutant};
+
+/// Longer than the slowest test on a busy machine by far; a broken kernel may poll for ever.
+const LIMIT: Duration = Duration::from_secs(240);
+/// The tests draw sizes and schedules from this, so that a result can be repeated.
+const SEED: &str = "1";
+
+/// The test binaries, built by cargo.
+pub struct Binaries(Vec<(String, PathBuf)>);
+
+impl Binaries {
+    pub fn build(names: &[&str]) -> Self {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["test", "--no-run", "--message-format=json"]);
+        names.iter().for_each(|name| {
+            cargo.args(["--test", name]);
+        });
+        let output = cargo.stderr(Stdio::inherit()).output().unwrap();
+        assert!(output.status.success(), "cargo test --no-run failed");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let found = messages.filter_map(|m| {
+            Some((m["target"]["name"].as_str()?.to_owned(), PathBuf::from(m["executable"].as_str()?)))
+        });
+        Self(found.collect())
+    }
+
+    fn path(&self, name: &str) -> &Path {
+        &self.0.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no test binary {name}")).1
+    }
+}
+
+/// What the tests said of a tree: None if all pass.
+pub type Judgement = Option<String>;
+
+/// Of each mutant, in order; a few side by side.
+pub fn judge_all(mutants: &[&Mutant], binaries: &Binaries, done: impl Fn(&Mutant, &Judgement) + Sync) -> Vec<Judgement> {
+    let next = Mutex::new(0);
+    let results: Mutex<Vec<Judgement>> = Mutex::new(vec![None; mutants.len()]);
+    let work = || {
+        loop {
+            let i = {
+                let mut next = next.lock().unwrap();
+                *next += 1;
+                *next - 1
+            };
+            let Some(mutant) = mutants.get(i) else { return };
+            let judgement = judge(mutant, binaries);
+            done(mutant, &judgement);
+            results.lock().unwrap()[i] = judgement;
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..2).for_each(|_| {
+            scope.spawn(work);
+        });
+    });
+    results.into_inner().unwrap()
+}
+
+pub fn judge(mutant: &Mutant, binaries: &Binaries) -> Judgement {
+    let tree = Tree::of(mutant.family);
+    let mut fault = None;
+    match mutant.change {
+        Change::Text { file, find, put, times } => tree.replace(file, find, put, times, &mutant.name()),
+        Change::Launch(name) => fault = Some(name),
+    }
+    tree.judge(mutant.family, binaries, fault).unwrap_or_else(|e| panic!("{} does not compile:\n{e}", mutant.name()))
+}
+
+/// The tests of a family pass on a tree where nothing is broken.
+pub fn assert_control(family: &Family, binaries: &Binaries) {
+    let judgement = Tree::of(family).judge(family, binaries, None).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(judgement, None, "{}: the unbroken kernels fail", family.name);
+}
+
+/// A copy of the sources with one family's kernels; removed when dropped.
+struct Tree(PathBuf);
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Tree {
+    fn of(family: &Family) -> Self {
+        static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("mutants/{}-{count}", std::process::id());
+        let tree = Self(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
+        let from = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for part in ["csrc", "include"] {
+            copy(&from.join(part), &tree.0.join(part), family.source);
+        }
+        tree
+    }
+
+    fn replace(&self, file: &str, find: &str, put: &str, times: usize, name: &str) {
+        let path = self.0.join("csrc").join(file);
+        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{name}: {file}: {e}"));
+        let occurs = text.matches(find).count();
+        assert_eq!(occurs, times, "{name}: occurrences of \"{find}\"");
+        fs::write(&path, text.replace(find, put)).unwrap();
+    }
+
+    fn judge(&self, family: &Family, binaries: &Binaries, fault: Option<&str>) -> Result<Judgement, String> {
+        build::library(&self.0)?;
+        let binary = binaries.path(family.binary);
+        Ok(family.tests.iter().find_map(|test| {
+            let failure = self.run(binary, test, fault)?;
+            Some(format!("{test}: {failure}"))
+        }))
+    }
+
+    /// How the test fails, if it does.
+    fn run(&self, binary: &Path, test: &str, fault: Option<&str>) -> Option<String> {
+        let log = self.0.join("log");
+        let mut command = Command::new(binary);
+        command.args([test, "--exact", "--test-threads", "1", "--nocapture"]);
+        command.env("SEQPAR_SOURCE_ROOT", &self.0).env("SEQPAR_TEST_SEED", SEED).env("RUST_BACKTRACE", "0");
+        fault.map(|fault| command.env("SEQPAR_BROKEN_LAUNCH", fault));
+        command.stdout(fs::File::create(&log).unwrap()).stderr(fs::File::options().append(true).open(&log).unwrap());
+        let mut child = command.spawn().unwrap();
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if start.elapsed() > LIMIT {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                return Some(format!("no end within {} s", LIMIT.as_secs()));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let text = String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned();
+        if status.success() {
+            assert!(text.contains("1 passed"), "{}: no test is called {test}", binary.display());
+            return None;
+        }
+        Some(first_complaint(&text).unwrap_or_else(|| format!("{status}")))
+    }
+}
+
+/// The emulation's first report where there is one, else the first line of the panic.
+fn first_complaint(text: &str) -> Option<String> {
+    let message = text.split_once("panicked at ")?.1;
+    let mut lines = message.lines().skip(1).take_while(|line| !line.starts_with("note: run with"));
+    let first = lines.next()?;
+    let complaint = lines.next().filter(|line| line.contains(" [block ") || line.contains("DEADLOCK")).unwrap_or(first);
+    Some(complaint.trim().chars().take(160).collect())
+}
+
+fn copy(from: &Path, to: &Path, source: &str) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target, source);
+        } else if path.extension().is_none_or(|e| e != "cu") || path.file_name().unwrap() == source {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
