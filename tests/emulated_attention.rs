@@ -4,14 +4,13 @@
 mod emulation;
 mod support;
 
-use emulation::{How, Options, emulate};
+use emulation::{How, Options, archs, emulate};
 use seqpar::dtype::{Dtype, round_to};
 use seqpar::kernel::cuda::{self, Arch};
 use seqpar::kernel::spec::{Attention, Kernel, KeySegment};
 use support::Rng;
 use support::tensors::{Values, assert_all_same, assert_close, assert_same, concat, largest, random_operands, truth};
 
-const ARCHS: [Arch; 2] = [Arch::Sm80, Arch::Sm90];
 const HALVES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
 const DIMS: [usize; 8] = [64, 72, 96, 128, 8, 40, 80, 120];
 
@@ -131,7 +130,7 @@ fn check(spec: &Attention, rng: &mut Rng, how: &How) {
 #[test]
 fn ragged_sizes_masks_segments_and_groups_equal_float64() {
     let mut rng = fresh("attention sizes");
-    for arch in ARCHS {
+    for arch in archs() {
         for dim in DIMS {
             // Around every key-tile edge.
             let edges = [0, 1, 31, 63, 64, 65, 95, 96, 97, 111, 112, 113, 127, 128, 129, 176, 177, 200];
@@ -148,7 +147,7 @@ fn ragged_sizes_masks_segments_and_groups_equal_float64() {
 #[test]
 fn twenty_schedules_are_clean_and_equal() {
     let mut rng = fresh("attention schedules");
-    for arch in ARCHS {
+    for arch in archs() {
         for dim in [64, 72, 96, 128] {
             let kernel = Kernel::Attention(random(&mut rng, dim, &[1, 17, 64, 97]));
             let inputs = random_operands(&kernel, &mut rng);
@@ -164,7 +163,7 @@ fn twenty_schedules_are_clean_and_equal() {
 #[test]
 fn row_tiles_and_query_segments_change_no_bit() {
     let mut rng = fresh("attention variants");
-    for arch in ARCHS {
+    for arch in archs() {
         for dim in [64, 72, 96, 128] {
             let spec = Attention { queries: vec![150], ..random(&mut rng, dim, &[5, 96, 130]) };
             let kernel = Kernel::Attention(spec.clone());
@@ -191,7 +190,7 @@ fn row_tiles_and_query_segments_change_no_bit() {
 #[test]
 fn launches_that_carry_their_state_equal_one_launch() {
     let mut rng = fresh("attention carry");
-    for arch in ARCHS {
+    for arch in archs() {
         for dim in [64, 72, 96, 128] {
             let lens = [rng.within(1, 150), rng.within(1, 150), rng.within(1, 90)];
             let keys: Vec<KeySegment> = lens.iter().map(|&len| KeySegment { len, base: 0, stream: 1 }).collect();
@@ -229,7 +228,7 @@ fn launches_that_carry_their_state_equal_one_launch() {
 #[test]
 fn uniform_weights_and_empty_rows() {
     let mut rng = fresh("attention uniform");
-    for arch in ARCHS {
+    for arch in archs() {
         for dim in [64, 72, 96, 128] {
             let spec = Attention { batch: 2, key_len: true, ..random(&mut rng, dim, &[1, 33, 96, 129]) };
             let kernel = Kernel::Attention(spec.clone());
@@ -256,7 +255,7 @@ fn uniform_weights_and_empty_rows() {
 #[test]
 fn growing_scores_rescale_every_tile() {
     let mut rng = fresh("attention growing");
-    for arch in ARCHS {
+    for arch in archs() {
         for dim in [64, 72, 96, 128] {
             let spec = Attention { scale: 1.0, ..plain(Dtype::F16, 1, dim, 33, 500) };
             let kernel = Kernel::Attention(spec);
@@ -274,7 +273,7 @@ fn growing_scores_rescale_every_tile() {
 #[test]
 fn nan_and_infinity_stay_in_their_rows() {
     let mut rng = fresh("attention nan");
-    for arch in ARCHS {
+    for arch in archs() {
         for dim in [64, 72, 80, 128] {
             let spec = Attention { key_mask: true, ..plain(Dtype::Bf16, 2, dim, 70, 150) };
             let kernel = Kernel::Attention(spec);
@@ -308,7 +307,7 @@ fn nan_and_infinity_stay_in_their_rows() {
 #[test]
 fn flash_attentions_rule_and_a_real_head() {
     let mut rng = fresh("attention rule");
-    for arch in ARCHS {
+    for arch in archs() {
         for (dim, rows) in [(64, 256), (72, 1024), (96, 256), (128, 256)] {
             let spec = plain(Dtype::Bf16, 1, dim, rows, 1024);
             let kernel = Kernel::Attention(spec.clone());
@@ -336,7 +335,7 @@ fn flash_attentions_rule_and_a_real_head() {
 #[test]
 fn samples_are_alone() {
     let mut rng = fresh("attention samples");
-    for arch in ARCHS {
+    for arch in archs() {
         let spec = Attention { batch: 2, ..plain(Dtype::F16, 1, 72, 50, 100) };
         let kernel = Kernel::Attention(spec.clone());
         let inputs = random_operands(&kernel, &mut rng);

@@ -12,3 +12,15 @@ pub mod kernels;
 pub use device::{Async, Device, Emulator, Options, Order, Outcome};
 #[allow(unused_imports)]
 pub use kernels::{How, emulate, emulate_outcome};
+
+use seqpar::kernel::cuda::Arch;
+
+/// Both paths, or the one that `SEQPAR_ARCH` names.
+pub fn archs() -> Vec<Arch> {
+    match std::env::var("SEQPAR_ARCH").as_deref() {
+        Ok("sm80") => vec![Arch::Sm80],
+        Ok("sm90") => vec![Arch::Sm90],
+        Ok(other) => panic!("SEQPAR_ARCH is sm80 or sm90, not {other}"),
+        Err(_) => vec![Arch::Sm80, Arch::Sm90],
+    }
+}

@@ -4,16 +4,19 @@ use crate::mutant::{Family, Mutant, launch, text};
 
 pub const ADALN: Family = Family {
     name: "adaln",
-    source: "adaln.cu",
-    binary: "emulated_adaln",
-    tests: &[
-        "nan_and_infinity_stay_in_their_rows",
-        "a_row_does_not_depend_on_the_others",
-        "fused_equals_chained_bit_for_bit",
-        "twenty_schedules_of_each_kernel_are_clean_and_equal",
-        "in_place_residual_and_a_real_shape",
-        "every_hidden_size_equals_float64",
-    ],
+    sources: &["adaln.cu"],
+    arch: None,
+    tests: &[(
+        "emulated_adaln",
+        &[
+            "nan_and_infinity_stay_in_their_rows",
+            "a_row_does_not_depend_on_the_others",
+            "fused_equals_chained_bit_for_bit",
+            "twenty_schedules_of_each_kernel_are_clean_and_equal",
+            "in_place_residual_and_a_real_shape",
+            "every_hidden_size_equals_float64",
+        ],
+    )],
 };
 
 const KERNEL: &str = "kernels/adaln.cuh";

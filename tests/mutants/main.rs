@@ -8,6 +8,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 mod adaln;
+mod attention_sm80;
 #[path = "../emulation/mod.rs"]
 mod emulation;
 mod mutant;
@@ -22,7 +23,7 @@ use results::Results;
 use runner::{Binaries, assert_control, judge_all};
 
 fn all() -> Vec<&'static Mutant> {
-    [adaln::MUTANTS, rows::MUTANTS].into_iter().flatten().collect()
+    [adaln::MUTANTS, rows::MUTANTS, attention_sm80::MUTANTS].into_iter().flatten().collect()
 }
 
 fn families(mutants: &[&Mutant]) -> Vec<&'static Family> {
@@ -33,7 +34,7 @@ fn families(mutants: &[&Mutant]) -> Vec<&'static Family> {
 }
 
 fn binaries(mutants: &[&Mutant]) -> Binaries {
-    let mut names: Vec<&str> = mutants.iter().map(|m| m.family.binary).collect();
+    let mut names: Vec<&str> = mutants.iter().flat_map(|m| m.family.tests).map(|(binary, _)| *binary).collect();
     names.sort_unstable();
     names.dedup();
     Binaries::build(&names)
@@ -69,13 +70,19 @@ fn every_mutant() {
     let chosen: Vec<&Mutant> = all.iter().copied().filter(|m| m.name().contains(&part)).collect();
     let binaries = binaries(&chosen);
     families(&chosen).into_iter().for_each(|family| assert_control(family, &binaries));
-    let mut results = Results::read(&all);
     let judgements = judge_all(&chosen, &binaries, |mutant, judgement| {
         eprintln!("{} | {}", mutant.name(), judgement.as_deref().unwrap_or("SURVIVED"));
     });
+    let mut results = Results::read(&all);
     chosen.iter().zip(judgements).for_each(|(mutant, judgement)| results.set(mutant, judgement));
     results.write();
     results.assert_enough();
+}
+
+#[test]
+fn every_mutant_is_a_place_in_the_sources() {
+    let wrong: Vec<String> = all().into_iter().filter_map(runner::misplaced).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

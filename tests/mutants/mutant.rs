@@ -1,12 +1,14 @@
 //! A mutant as data: one place of the kernels' source, and what stands there instead.
 
-/// Tests of one kernel: a test binary and names in it, the cheapest and most telling first.
+/// One kernel and its tests.
 pub struct Family {
     pub name: &'static str,
-    /// The translation unit in `csrc/kernels`; a mutant's tree has no other.
-    pub source: &'static str,
-    pub binary: &'static str,
-    pub tests: &'static [&'static str],
+    /// The translation units in `csrc/kernels`; a mutant's tree has no others.
+    pub sources: &'static [&'static str],
+    /// The one path that the tests take, where they know two.
+    pub arch: Option<&'static str>,
+    /// Test binaries and names in them, the cheapest and most telling first.
+    pub tests: &'static [(&'static str, &'static [&'static str])],
 }
 
 pub struct Mutant {

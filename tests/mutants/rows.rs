@@ -4,17 +4,21 @@ use crate::mutant::{Family, Mutant, launch, text};
 
 pub const HEADS: Family = Family {
     name: "qk_norm_rope",
-    source: "qk_norm_rope.cu",
-    binary: "emulated_small",
-    tests: &["a_row_and_a_head_are_alone", "heads_equal_float64_in_every_schedule"],
+    sources: &["qk_norm_rope.cu"],
+    arch: None,
+    tests: &[("emulated_small", &["a_row_and_a_head_are_alone", "heads_equal_float64_in_every_schedule"])],
 };
-pub const PACK: Family =
-    Family { name: "pack", source: "pack.cu", binary: "emulated_small", tests: &["copies_and_casts_equal_the_oracle"] };
+pub const PACK: Family = Family {
+    name: "pack",
+    sources: &["pack.cu"],
+    arch: None,
+    tests: &[("emulated_small", &["copies_and_casts_equal_the_oracle"])],
+};
 pub const MERGE: Family = Family {
     name: "lse_merge",
-    source: "lse_merge.cu",
-    binary: "emulated_small",
-    tests: &["merged_results_equal_one_result"],
+    sources: &["lse_merge.cu", "attention_sm80.cu"],
+    arch: Some("sm80"),
+    tests: &[("emulated_small", &["merged_results_equal_one_result"])],
 };
 
 const fn h(what: &'static str, find: &'static str, put: &'static str) -> Mutant {
@@ -37,7 +41,7 @@ pub const MUTANTS: &[Mutant] = &[
     h("no order between staging and norm", STAGE, "staged[v] = item.active ? channels[v] : uint4{0, 0, 0, 0};\n"),
     h("no order between norm and rotation", "p.eps);\n      __syncwarp();\n", "p.eps);\n"),
     h("no order between rotation and store", TURN, "p.halves != 0);\n"),
-    h("no order before the next heads", "    // The next heads overwrite these.\n    __syncwarp();\n", ""),
+    h("no order before the next heads", "    // The next heads overwrite these.\n    __syncwarp();\n", "").equivalent("a lane stages the vectors that it has stored itself"),
     h("lanes without a head store", "    if (item.active) {\n", "    {\n"),
     h("lanes without a head load their own", "item.active ? channels[v]", "true ? channels[v]"),
     h("a head too many", "index < head_count(p);\n  const", "index <= head_count(p);\n  const"),
@@ -50,7 +54,7 @@ pub const MUTANTS: &[Mutant] = &[
     h("the tables follow the samples", "(p.cos ? row * p.cos_row : 0)", "(p.cos ? batch * p.cos_row : 0)"),
     h("heads of a warp overlap by 16 bytes", "head_dim / 2 + 4; }", "head_dim / 2 - 4; }"),
     h("a lane takes the pairs of its neighbour's row", "quad = lane / 4, c = lane % 4", "quad = lane % 8, c = lane / 8"),
-    h("halves turn the even channels only", "      turn(x, y, item.cos", "      if (false) turn(x, y, item.cos"),
+    h("halves turn the even channels only", "    turn(x, y, item.cos", "    if (false) turn(x, y, item.cos"),
     h("halves turn with the angle of the even channel", "item.cos[2 * i + 1], item.sin[2 * i + 1]", "item.cos[2 * i], item.sin[2 * i]"),
     h("halves are a word apart", "words[head_dim / 4 + i]", "words[(head_dim / 4 + i + 1) % (head_dim / 2)]"),
     h("the last quarter of the pairs is not turned", "i < head_dim / 4; i += 4", "i < head_dim / 4 - 1; i += 4"),
@@ -62,16 +66,15 @@ pub const MUTANTS: &[Mutant] = &[
     t("a second step of the butterfly with the first's lane", "shfl_xor(sum, 2)", "shfl_xor(sum, 1)"),
     t("no second step of the butterfly", "  sum = sum + ptx::shfl_xor(sum, 2);\n", ""),
     t("eps outside the mean", "sum / head_dim + eps", "(sum + eps) / head_dim"),
-    t("the weight before the inverse", "x * inverse * weight", "x * (inverse * weight)"),
     t("the rotation goes the other way", "a * cos - b * sin, right = a * sin + b * cos", "a * cos + b * sin, right = b * cos - a * sin"),
     t("only the first of a pair is squared", "ptx::fma(y, y, ptx::fma(x, x, sum))", "ptx::fma(x, x, ptx::fma(x, x, sum))"),
     launch(&HEADS, "half the shared memory"),
-    launch(&HEADS, "16 bytes of shared memory too few"),
+    launch(&HEADS, "16 bytes of shared memory too few").equivalent("they are the padding after the last head"),
     launch(&HEADS, "a warp too few"),
     c("a unit too many", "i < count; i +=", "i <= count; i +="),
     c("the last unit is not copied", "i < count; i +=", "i + 1 < count; i +="),
     c("blocks overlap", "i += gridDim.x * kPackThreads", "i += kPackThreads"),
-    c("rows and heads exchanged", "head = run % heads, row = run / heads % rows", "row = run % rows, head = run / rows % heads"),
+    c("rows and heads exchanged", "head = run % heads, row = run / heads % rows", "row = run % heads, head = run / heads % rows"),
     c("the head is not wrapped", "row = run / heads % rows,", "row = run / heads,"),
     c("the source's head is always the first", "copy.src, batch, row, head)", "copy.src, batch, row)"),
     c("every copy is the first", "p.copies[blockIdx.y]", "p.copies[0]"),

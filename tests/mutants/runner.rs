@@ -83,6 +83,14 @@ pub fn assert_control(family: &Family, binaries: &Binaries) {
     assert_eq!(judgement, None, "{}: the unbroken kernels fail", family.name);
 }
 
+/// What is wrong with the place that a mutant names, if anything.
+pub fn misplaced(mutant: &Mutant) -> Option<String> {
+    let Change::Text { file, find, times, .. } = mutant.change else { return None };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("csrc").join(file);
+    let occurs = fs::read_to_string(&path).ok()?.matches(find).count();
+    (occurs != times).then(|| format!("{}: {occurs} places, {times} wanted", mutant.name()))
+}
+
 /// A copy of the sources with one family's kernels; removed when dropped.
 struct Tree(PathBuf);
 
@@ -100,36 +108,37 @@ impl Tree {
         let tree = Self(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
         let from = Path::new(env!("CARGO_MANIFEST_DIR"));
         for part in ["csrc", "include"] {
-            copy(&from.join(part), &tree.0.join(part), family.source);
+            copy(&from.join(part), &tree.0.join(part), family.sources);
         }
         tree
     }
 
     fn replace(&self, file: &str, find: &str, put: &str, times: usize, name: &str) {
         let path = self.0.join("csrc").join(file);
-        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{name}: {file}: {e}"));
-        let occurs = text.matches(find).count();
-        assert_eq!(occurs, times, "{name}: occurrences of \"{find}\"");
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.matches(find).count(), times, "{name}: occurrences of \"{find}\"");
         fs::write(&path, text.replace(find, put)).unwrap();
     }
 
     fn judge(&self, family: &Family, binaries: &Binaries, fault: Option<&str>) -> Result<Judgement, String> {
         build::library(&self.0)?;
-        let binary = binaries.path(family.binary);
-        Ok(family.tests.iter().find_map(|test| {
-            let failure = self.run(binary, test, fault)?;
-            Some(format!("{test}: {failure}"))
+        let tests = family.tests.iter().flat_map(|(binary, tests)| tests.iter().map(move |test| (binary, test)));
+        Ok(tests.into_iter().find_map(|(binary, test)| {
+            let mut command = Command::new(binaries.path(binary));
+            command.args([test, "--exact", "--test-threads", "1", "--nocapture"]);
+            family.arch.map(|arch| command.env("SEQPAR_ARCH", arch));
+            fault.map(|fault| command.env("SEQPAR_BROKEN_LAUNCH", fault));
+            Some(format!("{test}: {}", self.run(command)?))
         }))
     }
 
-    /// How the test fails, if it does.
-    fn run(&self, binary: &Path, test: &str, fault: Option<&str>) -> Option<String> {
+    /// How a test fails, if it does.
+    fn run(&self, mut command: Command) -> Option<String> {
         let log = self.0.join("log");
-        let mut command = Command::new(binary);
-        command.args([test, "--exact", "--test-threads", "1", "--nocapture"]);
         command.env("SEQPAR_SOURCE_ROOT", &self.0).env("SEQPAR_TEST_SEED", SEED).env("RUST_BACKTRACE", "0");
-        fault.map(|fault| command.env("SEQPAR_BROKEN_LAUNCH", fault));
-        command.stdout(fs::File::create(&log).unwrap()).stderr(fs::File::options().append(true).open(&log).unwrap());
+        fs::write(&log, "").unwrap();
+        let append = || fs::File::options().append(true).open(&log).unwrap();
+        command.stdout(append()).stderr(append());
         let mut child = command.spawn().unwrap();
         let start = Instant::now();
         let status = loop {
@@ -145,7 +154,7 @@ impl Tree {
         };
         let text = String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned();
         if status.success() {
-            assert!(text.contains("1 passed"), "{}: no test is called {test}", binary.display());
+            assert!(text.contains("1 passed"), "{command:?}: no such test");
             return None;
         }
         Some(first_complaint(&text).unwrap_or_else(|| format!("{status}")))
@@ -161,14 +170,14 @@ fn first_complaint(text: &str) -> Option<String> {
     Some(complaint.trim().chars().take(160).collect())
 }
 
-fn copy(from: &Path, to: &Path, source: &str) {
+fn copy(from: &Path, to: &Path, sources: &[&str]) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let target = to.join(path.file_name().unwrap());
         if path.is_dir() {
-            copy(&path, &target, source);
-        } else if path.extension().is_none_or(|e| e != "cu") || path.file_name().unwrap() == source {
+            copy(&path, &target, sources);
+        } else if path.extension().is_none_or(|e| e != "cu") || sources.iter().any(|source| path.ends_with(source)) {
             fs::copy(&path, &target).unwrap();
         }
     }
