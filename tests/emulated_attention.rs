@@ -4,7 +4,7 @@
 mod emulation;
 mod support;
 
-use emulation::{How, Options, archs, emulate};
+use emulation::{How, Options, archs, emulate, head_dims};
 use seqpar::dtype::{Dtype, round_to};
 use seqpar::kernel::cuda::{self, Arch};
 use seqpar::kernel::spec::{Attention, Kernel, KeySegment};
@@ -131,7 +131,7 @@ fn check(spec: &Attention, rng: &mut Rng, how: &How) {
 fn ragged_sizes_masks_segments_and_groups_equal_float64() {
     let mut rng = fresh("attention sizes");
     for arch in archs() {
-        for dim in DIMS {
+        for dim in head_dims(DIMS) {
             // Around every key-tile edge.
             let edges = [0, 1, 31, 63, 64, 65, 95, 96, 97, 111, 112, 113, 127, 128, 129, 176, 177, 200];
             for _ in 0..4 {
@@ -148,7 +148,7 @@ fn ragged_sizes_masks_segments_and_groups_equal_float64() {
 fn twenty_schedules_are_clean_and_equal() {
     let mut rng = fresh("attention schedules");
     for arch in archs() {
-        for dim in [64, 72, 96, 128] {
+        for dim in head_dims([64, 72, 96, 128]) {
             let kernel = Kernel::Attention(random(&mut rng, dim, &[1, 17, 64, 97]));
             let inputs = random_operands(&kernel, &mut rng);
             let first = emulate(&kernel, &inputs, &How::seeded(arch, 0));
@@ -164,7 +164,7 @@ fn twenty_schedules_are_clean_and_equal() {
 fn row_tiles_and_query_segments_change_no_bit() {
     let mut rng = fresh("attention variants");
     for arch in archs() {
-        for dim in [64, 72, 96, 128] {
+        for dim in head_dims([64, 72, 96, 128]) {
             let spec = Attention { queries: vec![150], ..random(&mut rng, dim, &[5, 96, 130]) };
             let kernel = Kernel::Attention(spec.clone());
             let inputs = random_operands(&kernel, &mut rng);
@@ -191,7 +191,7 @@ fn row_tiles_and_query_segments_change_no_bit() {
 fn launches_that_carry_their_state_equal_one_launch() {
     let mut rng = fresh("attention carry");
     for arch in archs() {
-        for dim in [64, 72, 96, 128] {
+        for dim in head_dims([64, 72, 96, 128]) {
             let lens = [rng.within(1, 150), rng.within(1, 150), rng.within(1, 90)];
             let keys: Vec<KeySegment> = lens.iter().map(|&len| KeySegment { len, base: 0, stream: 1 }).collect();
             let spec = Attention { keys: keys.clone(), ..plain(HALVES[rng.below(2)], 2, dim, 70, 0) };
@@ -229,7 +229,7 @@ fn launches_that_carry_their_state_equal_one_launch() {
 fn uniform_weights_and_empty_rows() {
     let mut rng = fresh("attention uniform");
     for arch in archs() {
-        for dim in [64, 72, 96, 128] {
+        for dim in head_dims([64, 72, 96, 128]) {
             let spec = Attention { batch: 2, key_len: true, ..random(&mut rng, dim, &[1, 33, 96, 129]) };
             let kernel = Kernel::Attention(spec.clone());
             let mut inputs = random_operands(&kernel, &mut rng);
@@ -256,7 +256,7 @@ fn uniform_weights_and_empty_rows() {
 fn growing_scores_rescale_every_tile() {
     let mut rng = fresh("attention growing");
     for arch in archs() {
-        for dim in [64, 72, 96, 128] {
+        for dim in head_dims([64, 72, 96, 128]) {
             let spec = Attention { scale: 1.0, ..plain(Dtype::F16, 1, dim, 33, 500) };
             let kernel = Kernel::Attention(spec);
             let mut inputs = random_operands(&kernel, &mut rng);
@@ -274,7 +274,7 @@ fn growing_scores_rescale_every_tile() {
 fn nan_and_infinity_stay_in_their_rows() {
     let mut rng = fresh("attention nan");
     for arch in archs() {
-        for dim in [64, 72, 80, 128] {
+        for dim in head_dims([64, 72, 80, 128]) {
             let spec = Attention { key_mask: true, ..plain(Dtype::Bf16, 2, dim, 70, 150) };
             let kernel = Kernel::Attention(spec);
             let clean = random_operands(&kernel, &mut rng);
@@ -308,7 +308,8 @@ fn nan_and_infinity_stay_in_their_rows() {
 fn flash_attentions_rule_and_a_real_head() {
     let mut rng = fresh("attention rule");
     for arch in archs() {
-        for (dim, rows) in [(64, 256), (72, 1024), (96, 256), (128, 256)] {
+        for dim in head_dims([64, 72, 96, 128]) {
+            let rows = if dim == 72 { 1024 } else { 256 };
             let spec = plain(Dtype::Bf16, 1, dim, rows, 1024);
             let kernel = Kernel::Attention(spec.clone());
             let inputs = random_operands(&kernel, &mut rng);

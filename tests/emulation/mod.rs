@@ -24,3 +24,9 @@ pub fn archs() -> Vec<Arch> {
         Err(_) => vec![Arch::Sm80, Arch::Sm90],
     }
 }
+
+/// Of these head dims all, or the one that `SEQPAR_HEAD_DIM` names.
+pub fn head_dims<const N: usize>(all: [usize; N]) -> Vec<usize> {
+    let only: Option<usize> = std::env::var("SEQPAR_HEAD_DIM").ok().map(|dim| dim.parse().unwrap());
+    all.into_iter().filter(|dim| only.is_none_or(|only| only == *dim)).collect()
+}

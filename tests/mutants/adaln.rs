@@ -6,6 +6,7 @@ pub const ADALN: Family = Family {
     name: "adaln",
     sources: &["adaln.cu"],
     arch: None,
+    narrow: None,
     tests: &[(
         "emulated_adaln",
         &[

@@ -1,11 +1,12 @@
 //! Attention for sm_80, and what it shares with sm_90a: the softmax, rows, key tiles.
 
-use crate::mutant::{Family, Mutant, everywhere, launch, text};
+use crate::mutant::{Family, Mutant, Narrow, everywhere, launch, text};
 
 pub const SM80: Family = Family {
     name: "attention_sm80",
     sources: &["attention_sm80.cu"],
     arch: Some("sm80"),
+    narrow: Some(Narrow { head_dim: "72", lines: "ATTENTION_SM80_DIM(", kept: "(72" }),
     tests: &[(
         "emulated_attention",
         &[

@@ -9,6 +9,7 @@
 
 mod adaln;
 mod attention_sm80;
+mod attention_sm90;
 #[path = "../emulation/mod.rs"]
 mod emulation;
 mod mutant;
@@ -18,12 +19,14 @@ mod runner;
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::sync::Mutex;
+
 use mutant::{Family, Mutant, Verdict};
 use results::Results;
 use runner::{Binaries, assert_control, judge_all};
 
 fn all() -> Vec<&'static Mutant> {
-    [adaln::MUTANTS, rows::MUTANTS, attention_sm80::MUTANTS].into_iter().flatten().collect()
+    [adaln::MUTANTS, rows::MUTANTS, attention_sm80::MUTANTS, attention_sm90::MUTANTS].into_iter().flatten().collect()
 }
 
 fn families(mutants: &[&Mutant]) -> Vec<&'static Family> {
@@ -55,11 +58,10 @@ fn a_sample_of_mutants_is_caught() {
         })
         .collect();
     let binaries = binaries(&sample);
-    let judgements = judge_all(&sample, &binaries, |_, _| {});
-    for (mutant, judgement) in sample.iter().zip(judgements) {
+    judge_all(&sample, &binaries, |mutant, judgement| {
         eprintln!("{}: {judgement:?}", mutant.name());
         assert!(judgement.is_some(), "{} is not caught", mutant.name());
-    }
+    });
 }
 
 #[test]
@@ -70,13 +72,14 @@ fn every_mutant() {
     let chosen: Vec<&Mutant> = all.iter().copied().filter(|m| m.name().contains(&part)).collect();
     let binaries = binaries(&chosen);
     families(&chosen).into_iter().for_each(|family| assert_control(family, &binaries));
-    let judgements = judge_all(&chosen, &binaries, |mutant, judgement| {
+    let results = Mutex::new(Results::read(&all));
+    judge_all(&chosen, &binaries, |mutant, judgement| {
         eprintln!("{} | {}", mutant.name(), judgement.as_deref().unwrap_or("SURVIVED"));
+        let mut results = results.lock().unwrap();
+        results.set(mutant, judgement);
+        results.write();
     });
-    let mut results = Results::read(&all);
-    chosen.iter().zip(judgements).for_each(|(mutant, judgement)| results.set(mutant, judgement));
-    results.write();
-    results.assert_enough();
+    results.into_inner().unwrap().assert_enough();
 }
 
 #[test]

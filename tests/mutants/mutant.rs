@@ -7,8 +7,19 @@ pub struct Family {
     pub sources: &'static [&'static str],
     /// The one path that the tests take, where they know two.
     pub arch: Option<&'static str>,
+    /// A first attempt with few variants, to save compiling them all: a mutant that it catches is
+    /// caught, others meet the whole family.
+    pub narrow: Option<Narrow>,
     /// Test binaries and names in them, the cheapest and most telling first.
     pub tests: &'static [(&'static str, &'static [&'static str])],
+}
+
+/// The variants of one head dim.
+pub struct Narrow {
+    pub head_dim: &'static str,
+    /// Lines of the first source that begin like this make variants; those with the second part are kept.
+    pub lines: &'static str,
+    pub kept: &'static str,
 }
 
 pub struct Mutant {

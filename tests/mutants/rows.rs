@@ -6,18 +6,21 @@ pub const HEADS: Family = Family {
     name: "qk_norm_rope",
     sources: &["qk_norm_rope.cu"],
     arch: None,
+    narrow: None,
     tests: &[("emulated_small", &["a_row_and_a_head_are_alone", "heads_equal_float64_in_every_schedule"])],
 };
 pub const PACK: Family = Family {
     name: "pack",
     sources: &["pack.cu"],
     arch: None,
+    narrow: None,
     tests: &[("emulated_small", &["copies_and_casts_equal_the_oracle"])],
 };
 pub const MERGE: Family = Family {
     name: "lse_merge",
     sources: &["lse_merge.cu", "attention_sm80.cu"],
     arch: Some("sm80"),
+    narrow: None,
     tests: &[("emulated_small", &["merged_results_equal_one_result"])],
 };
 

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::emulation::build;
-use crate::mutant::{Change, Family, Mutant};
+use crate::mutant::{Change, Family, Mutant, Narrow};
 
 /// Longer than the slowest test on a busy machine by far; a broken kernel may poll for ever.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -42,10 +42,9 @@ impl Binaries {
 /// What the tests said of a tree: None if all pass.
 pub type Judgement = Option<String>;
 
-/// Of each mutant, in order; a few side by side.
-pub fn judge_all(mutants: &[&Mutant], binaries: &Binaries, done: impl Fn(&Mutant, &Judgement) + Sync) -> Vec<Judgement> {
+/// Of each mutant, two side by side; `done` hears of each at once.
+pub fn judge_all(mutants: &[&Mutant], binaries: &Binaries, done: impl Fn(&Mutant, Judgement) + Sync) {
     let next = Mutex::new(0);
-    let results: Mutex<Vec<Judgement>> = Mutex::new(vec![None; mutants.len()]);
     let work = || {
         loop {
             let i = {
@@ -54,9 +53,7 @@ pub fn judge_all(mutants: &[&Mutant], binaries: &Binaries, done: impl Fn(&Mutant
                 *next - 1
             };
             let Some(mutant) = mutants.get(i) else { return };
-            let judgement = judge(mutant, binaries);
-            done(mutant, &judgement);
-            results.lock().unwrap()[i] = judgement;
+            done(mutant, judge(mutant, binaries));
         }
     };
     std::thread::scope(|scope| {
@@ -64,22 +61,27 @@ pub fn judge_all(mutants: &[&Mutant], binaries: &Binaries, done: impl Fn(&Mutant
             scope.spawn(work);
         });
     });
-    results.into_inner().unwrap()
 }
 
 pub fn judge(mutant: &Mutant, binaries: &Binaries) -> Judgement {
-    let tree = Tree::of(mutant.family);
+    let narrow = mutant.family.narrow.as_ref().and_then(|narrow| judge_of(mutant, Some(narrow), binaries));
+    narrow.or_else(|| judge_of(mutant, None, binaries))
+}
+
+fn judge_of(mutant: &Mutant, narrow: Option<&Narrow>, binaries: &Binaries) -> Judgement {
+    let tree = Tree::of(mutant.family, narrow);
     let mut fault = None;
     match mutant.change {
         Change::Text { file, find, put, times } => tree.replace(file, find, put, times, &mutant.name()),
         Change::Launch(name) => fault = Some(name),
     }
-    tree.judge(mutant.family, binaries, fault).unwrap_or_else(|e| panic!("{} does not compile:\n{e}", mutant.name()))
+    tree.judge(mutant.family, narrow, binaries, fault).unwrap_or_else(|e| panic!("{} does not compile:\n{e}", mutant.name()))
 }
 
 /// The tests of a family pass on a tree where nothing is broken.
 pub fn assert_control(family: &Family, binaries: &Binaries) {
-    let judgement = Tree::of(family).judge(family, binaries, None).unwrap_or_else(|e| panic!("{e}"));
+    let narrow = family.narrow.as_ref();
+    let judgement = Tree::of(family, narrow).judge(family, narrow, binaries, None).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(judgement, None, "{}: the unbroken kernels fail", family.name);
 }
 
@@ -101,7 +103,7 @@ impl Drop for Tree {
 }
 
 impl Tree {
-    fn of(family: &Family) -> Self {
+    fn of(family: &Family, narrow: Option<&Narrow>) -> Self {
         static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let name = format!("mutants/{}-{count}", std::process::id());
@@ -109,6 +111,12 @@ impl Tree {
         let from = Path::new(env!("CARGO_MANIFEST_DIR"));
         for part in ["csrc", "include"] {
             copy(&from.join(part), &tree.0.join(part), family.sources);
+        }
+        if let Some(narrow) = narrow {
+            let path = tree.0.join("csrc/kernels").join(family.sources[0]);
+            let text = fs::read_to_string(&path).unwrap();
+            let kept = text.split_inclusive('\n').filter(|l| !l.starts_with(narrow.lines) || l.contains(narrow.kept));
+            fs::write(&path, kept.collect::<String>()).unwrap();
         }
         tree
     }
@@ -120,13 +128,20 @@ impl Tree {
         fs::write(&path, text.replace(find, put)).unwrap();
     }
 
-    fn judge(&self, family: &Family, binaries: &Binaries, fault: Option<&str>) -> Result<Judgement, String> {
+    fn judge(
+        &self,
+        family: &Family,
+        narrow: Option<&Narrow>,
+        binaries: &Binaries,
+        fault: Option<&str>,
+    ) -> Result<Judgement, String> {
         build::library(&self.0)?;
         let tests = family.tests.iter().flat_map(|(binary, tests)| tests.iter().map(move |test| (binary, test)));
         Ok(tests.into_iter().find_map(|(binary, test)| {
             let mut command = Command::new(binaries.path(binary));
             command.args([test, "--exact", "--test-threads", "1", "--nocapture"]);
             family.arch.map(|arch| command.env("SEQPAR_ARCH", arch));
+            narrow.map(|narrow| command.env("SEQPAR_HEAD_DIM", narrow.head_dim));
             fault.map(|fault| command.env("SEQPAR_BROKEN_LAUNCH", fault));
             Some(format!("{test}: {}", self.run(command)?))
         }))
