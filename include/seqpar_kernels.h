@@ -18,6 +18,7 @@
 #define SEQPAR_MAX_GEMM_PARTS 4
 #define SEQPAR_MAX_GEMM_CHUNKS 16
 #define SEQPAR_MAX_PACK_COPIES 16
+#define SEQPAR_MAX_SUM_PARTS 64
 
 /* What cuTensorMapEncodeTiled writes. */
 typedef struct SeqparTensorMap {
@@ -184,6 +185,16 @@ typedef struct SeqparPack {
   int32_t count;
   int32_t reserved;
 } SeqparPack;
+
+/* ---- the sum of a reducing communication, over buffers that this device can read ---- */
+
+typedef struct SeqparSum {
+  uint64_t parts[SEQPAR_MAX_SUM_PARTS]; /* contiguous, added in this order */
+  uint64_t out;
+  int64_t elems;
+  int32_t count;
+  int32_t reserved;
+} SeqparSum;
 
 /* ---- merge of two attention results over disjoint keys ---- */
 

@@ -23,6 +23,7 @@ typedef struct EmuOptions {
   int32_t resident;       /* blocks that run side by side */
   int32_t registers;      /* of a thread at launch; 0: setmaxnreg's pool is not checked */
   int32_t max_messages;
+  int32_t dependent;      /* nothing of earlier launches may be touched before griddepcontrol.wait */
   /* Called when every thread waits or polls: another agent of the machine may act (emu_external_*).
    * Returns 1 if it did something. */
   int32_t (*external)(void* context);

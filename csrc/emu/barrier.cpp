@@ -69,8 +69,14 @@ void bar_arrive(int id, int n) {
   meet(id, n, false, "bar.arrive");
 }
 
-// Launches run one after the other here: what a stream orders is there already.
-void grid_dependency_wait() { EMU_SITE(); }
+// Launches run one after the other here; with EmuOptions.dependent the check of global accesses says
+// what was touched before this, in program or barrier order.
+void grid_dependency_wait() {
+  EMU_SITE();
+  Thread& thread = *current();
+  thread.block->dependency_waits.push_back(epoch(static_cast<uint32_t>(thread.id), thread.clock));
+  thread.clock++;
+}
 void grid_launch_dependents() { EMU_SITE(); }
 
 }  // namespace emu

@@ -22,7 +22,9 @@ void join(std::vector<uint32_t>& into, const std::vector<uint32_t>& from) {
 
 bool covers(const SnapshotData& big, const SnapshotData& small) {
   for (size_t i = 0; i < small.seen.size(); i++) {
-    if (small.seen[i] > big.seen[i] || small.fenced[i] > big.fenced[i]) return false;
+    if (small.seen[i] > big.seen[i] || small.fenced[0][i] > big.fenced[0][i] || small.fenced[1][i] > big.fenced[1][i]) {
+      return false;
+    }
   }
   return true;
 }
@@ -30,7 +32,7 @@ bool covers(const SnapshotData& big, const SnapshotData& small) {
 void open(const Block& block, Release& release) {
   if (release.used) return;
   release.seen.assign(block.agents, 0);
-  release.fenced.assign(block.agents, 0);
+  for (auto& fenced : release.fenced) fenced.assign(block.agents, 0);
   release.used = true;
   release.last = 0;
 }
@@ -42,7 +44,7 @@ bool checking(const Block& block) { return block.launch->options.check != 0; }
 Snapshot zero_snapshot(const Block& block) {
   SnapshotData data;
   data.seen.assign(block.agents, 0);
-  data.fenced.assign(block.agents, 0);
+  for (auto& fenced : data.fenced) fenced.assign(block.agents, 0);
   return Snapshot(fresh(std::move(data)));
 }
 
@@ -52,25 +54,27 @@ void release_into(Thread& thread, Release& release) {
   open(block, release);
   if (release.last != thread.knows->id) {
     join(release.seen, thread.knows->seen);
-    join(release.fenced, thread.knows->fenced);
+    for (int s = 0; s < 2; s++) join(release.fenced[s], thread.knows->fenced[s]);
     release.last = thread.knows->id;
   }
   release.seen[thread.id] = std::max(release.seen[thread.id], thread.clock);
-  release.fenced[thread.id] = std::max(release.fenced[thread.id], thread.fenced_clock);
+  for (int s = 0; s < 2; s++) {
+    release.fenced[s][thread.id] = std::max(release.fenced[s][thread.id], thread.fenced_clock[s]);
+  }
   thread.clock++;
 }
 
 void release_agent(const Block& block, Release& release, uint32_t agent, uint32_t clock) {
   if (!checking(block)) return;
   open(block, release);
-  release.seen[agent] = release.fenced[agent] = clock;
+  release.seen[agent] = release.fenced[0][agent] = release.fenced[1][agent] = clock;
 }
 
 Snapshot take(Release& release) {
   if (!release.used) return Snapshot();
   SnapshotData data;
   data.seen = release.seen;
-  data.fenced = release.fenced;
+  for (int s = 0; s < 2; s++) data.fenced[s] = release.fenced[s];
   release.used = false;
   return Snapshot(fresh(std::move(data)));
 }
@@ -91,7 +95,7 @@ void acquire(Thread& thread, const Snapshot& snapshot) {
   } else {
     SnapshotData data = *thread.knows;
     join(data.seen, snapshot->seen);
-    join(data.fenced, snapshot->fenced);
+    for (int s = 0; s < 2; s++) join(data.fenced[s], snapshot->fenced[s]);
     memo.joined = Snapshot(fresh(std::move(data)));
   }
   thread.knows = memo.joined;
@@ -107,19 +111,20 @@ void learn(Thread& thread, uint32_t agent, uint32_t clock, bool fenced) {
     memo.clock = clock;
     SnapshotData data = *thread.knows;
     data.seen[agent] = clock;
-    if (fenced) data.fenced[agent] = clock;
+    if (fenced) data.fenced[0][agent] = data.fenced[1][agent] = clock;
     memo.result = Snapshot(fresh(std::move(data)));
   }
   thread.knows = memo.result;
 }
 
-void fence_own(Thread& thread) {
-  thread.fenced_clock = thread.clock++;
-  if (!checking(*thread.block)) return;
+void fence_own(Thread& thread, Space space) {
+  const int of = static_cast<int>(space);
+  thread.fenced_clock[of] = thread.clock++;
+  if (!checking(*thread.block) || space != Space::kShared) return;
   uint32_t copies = thread.block->threads_count + thread.id;
-  if (thread.knows->fenced[copies] >= thread.knows->seen[copies]) return;
+  if (thread.knows->fenced[of][copies] >= thread.knows->seen[copies]) return;
   SnapshotData data = *thread.knows;
-  data.fenced[copies] = data.seen[copies];
+  data.fenced[of][copies] = data.seen[copies];
   thread.knows = Snapshot(fresh(std::move(data)));
 }
 
@@ -129,10 +134,11 @@ bool happened_before(const Thread& thread, Epoch earlier) {
   return clock <= thread.knows->seen[agent];
 }
 
-bool fenced_before(const Thread& thread, Epoch earlier) {
+bool fenced_before(const Thread& thread, Epoch earlier, Space space) {
   uint32_t agent = agent_of(earlier), clock = clock_of(earlier);
-  if (agent == static_cast<uint32_t>(thread.id)) return clock <= thread.fenced_clock;
-  return clock <= thread.knows->fenced[agent];
+  const int of = static_cast<int>(space);
+  if (agent == static_cast<uint32_t>(thread.id)) return clock <= thread.fenced_clock[of];
+  return clock <= thread.knows->fenced[of][agent];
 }
 
 }  // namespace emu

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "services.h"
+
 namespace emu {
 
 using Epoch = uint32_t;
@@ -19,7 +21,7 @@ struct SnapshotData {
   int references = 0;
   uint64_t id = 0;
   std::vector<uint32_t> seen;    // by agent: what happened before, for generic accesses
-  std::vector<uint32_t> fenced;  // by agent: what also is visible to the async proxy
+  std::vector<uint32_t> fenced[2];  // by Space, by agent: what also is visible to the async proxy
 };
 
 // Counted pointer for one OS thread.
@@ -52,7 +54,7 @@ class Snapshot {
 
 // Joins what threads release into a barrier, until the barrier's phase hands it out.
 struct Release {
-  std::vector<uint32_t> seen, fenced;
+  std::vector<uint32_t> seen, fenced[2];
   uint64_t last = 0;  // snapshot joined last
   bool used = false;
 };
@@ -71,10 +73,11 @@ Snapshot take(Release& release);
 void acquire(Thread& thread, const Snapshot& snapshot);
 // `thread` learns that `agent` reached `clock`; `fenced` if the async proxy sees it too.
 void learn(Thread& thread, uint32_t agent, uint32_t clock, bool fenced);
-// A proxy fence by `thread`: its own accesses and copies so far become visible to the async proxy.
-void fence_own(Thread& thread);
+// A proxy fence by `thread`: its own accesses of the space, and its copies so far, become visible to
+// the async proxy.
+void fence_own(Thread& thread, Space space);
 
 bool happened_before(const Thread& thread, Epoch earlier);
-bool fenced_before(const Thread& thread, Epoch earlier);
+bool fenced_before(const Thread& thread, Epoch earlier, Space space);
 
 }  // namespace emu

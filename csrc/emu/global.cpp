@@ -28,7 +28,7 @@ Allocation* find(Device& device, uint64_t offset) {
 bool learned(const Thread& thread, uint32_t block, Epoch e, bool async) {
   for (const Learned& item : thread.block->learned) {
     if (item.block != block) continue;
-    bool acquired = async ? fenced_before(thread, item.acquired) : happened_before(thread, item.acquired);
+    bool acquired = async ? fenced_before(thread, item.acquired, Space::kGlobal) : happened_before(thread, item.acquired);
     if (!acquired) continue;
     if (block == kExternal) {
       if (item.event >= e) return true;
@@ -52,11 +52,19 @@ bool ordered(const GlobalAccess& access, uint32_t block, Epoch earlier, bool ear
   if (block == kExternal && earlier <= own.launch->events_from) return true;
   bool known = block == own.serial ? happened_before(access.thread, earlier) : learned(access.thread, block, earlier, false);
   bool fenced = !access.async || earlier_async ||
-                (block == own.serial ? fenced_before(access.thread, earlier) : learned(access.thread, block, earlier, true));
+                (block == own.serial ? fenced_before(access.thread, earlier, Space::kGlobal) : learned(access.thread, block, earlier, true));
   if (known && fenced) return true;
   error("%s in global memory: %s%s of %s, and an earlier access by %s is not ordered before it%s", kind,
         access.async ? "async-proxy " : "", access.write ? "write" : "read", name_of(*own.launch->device, p).c_str(),
         who(own, block), known ? " for the async proxy (fence.proxy.async after acquiring it)" : "");
+  return false;
+}
+
+// Whether an earlier launch, which may still run, is waited for before this access.
+bool waited_for_launches(const Thread& thread) {
+  for (Epoch wait : thread.block->dependency_waits) {
+    if (happened_before(thread, wait)) return true;
+  }
   return false;
 }
 
@@ -92,11 +100,18 @@ void global_access(const GlobalAccess& access, const void* p, uint64_t n) {
   const uint64_t first = (offset - allocation->offset) / 2, end = (offset - allocation->offset + n + 1) / 2;
   // A single byte is half a granule: its neighbour may be another thread's.
   const bool check = own.launch->options.check != 0 && n > 1;
+  const bool early = check && own.launch->options.dependent && !waited_for_launches(access.thread);
+  auto of_earlier_launch = [&](uint32_t block) { return block != 0 && block < own.launch->blocks_from; };
   for (uint64_t i = first; i < end; i++) {
     Granule& granule = allocation->granules[i];
     const void* at = device.arena + allocation->offset + 2 * i;
     if (!access.write && !granule.initialised) {
       error("read of uninitialised global memory: %s", name_of(device, at).c_str());
+      return;
+    }
+    if (early && (of_earlier_launch(granule.writer_block) || (access.write && of_earlier_launch(granule.reader_block)))) {
+      error("%s of %s, which an earlier launch %s, before grid_dependency_wait", access.write ? "write" : "read",
+            name_of(device, at).c_str(), of_earlier_launch(granule.writer_block) ? "writes" : "reads");
       return;
     }
     if (access.atomic || !check) {

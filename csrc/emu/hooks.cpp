@@ -21,6 +21,7 @@ inline __attribute__((always_inline)) void hook(const void* p, uint32_t bytes, b
             block.shared_bytes);
       return;
     }
+    note_shared(*launch, static_cast<uint64_t>(offset) + bytes);
     if (bytes <= 16 && address % bytes) error("misaligned shared access of %u bytes", bytes);
     if (launch->options.check) {
       block.shadow.access({*thread, epoch(thread->id, thread->clock), write, false}, static_cast<uint32_t>(offset), bytes);
@@ -58,4 +59,33 @@ ACCESS(8)
 ACCESS(16)
 void __tsan_read_range(void* p, unsigned long n) { emu::hook(p, static_cast<uint32_t>(n), false, SITE); }
 void __tsan_write_range(void* p, unsigned long n) { emu::hook(p, static_cast<uint32_t>(n), true, SITE); }
+}
+
+// What -fsanitize=alignment,bounds,shift calls: each begins with where it was compiled from.
+struct SourceLocation {
+  const char* file;
+  unsigned line, column;
+};
+struct TypeMismatch {
+  SourceLocation at;
+  const void* type;
+  unsigned char log_alignment, kind;
+};
+
+extern "C" {
+void __ubsan_handle_type_mismatch_v1(TypeMismatch* what, void* p) {
+  if (!emu::current_launch || !emu::current()) return;
+  emu::current()->site = SITE;
+  emu::error("misaligned access: the address %p is no multiple of %u", p, 1u << what->log_alignment);
+}
+void __ubsan_handle_out_of_bounds(SourceLocation*, uintptr_t index) {
+  if (!emu::current_launch || !emu::current()) return;
+  emu::current()->site = SITE;
+  emu::error("index %ld is outside its array", static_cast<long>(index));
+}
+void __ubsan_handle_shift_out_of_bounds(SourceLocation*, uintptr_t, uintptr_t by) {
+  if (!emu::current_launch || !emu::current()) return;
+  emu::current()->site = SITE;
+  emu::error("shift by %ld bits", static_cast<long>(by));
+}
 }

@@ -97,7 +97,7 @@ std::unique_ptr<Block> start_block(Launch& launch, uint64_t number) {
   block->shared = memory.shared + kSharedRedZone + shift;
   memset(block->shared, 0xff, block->shared_bytes);
   const int warps = (block->threads_count + 31) / 32;
-  block->agents = 2 * block->threads_count + 384;
+  block->agents = 2 * block->threads_count + kOtherAgents;
   block->next_agent = 2 * block->threads_count;
   block->mbarriers.reserve(256);
   block->mbarrier_at.assign(block->shared_bytes / 8 + 1, -1);
@@ -128,13 +128,23 @@ std::unique_ptr<Block> start_block(Launch& launch, uint64_t number) {
 void finish_block(Launch& launch, Block& block) {
   current_thread = &block.threads[0];
   block.threads[0].site = nullptr;
-  for (const BulkOp& op : block.bulk) {
+  for (BulkOp& op : block.bulk) {
+    if (!op.load && !op.source.empty()) {  // what it writes needs the block no more
+      land_bulk(block, op);
+      continue;
+    }
     error(op.load ? "a block ends with a copy into its shared memory in flight"
                   : "a block ends with a bulk store that it did not wait for");
   }
   current_thread = nullptr;
   spare.push_back({block.stacks, block.shared_mapping});
   (void)launch;
+}
+
+int new_agent(Block& block) {
+  if (block.next_agent < block.agents) return block.next_agent++;
+  error("the emulation follows no more mbarriers and storing threads of a block than %d", kOtherAgents);
+  return block.agents - 1;
 }
 
 unsigned char* dynamic_shared_memory() { return current()->block->shared; }

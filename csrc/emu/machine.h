@@ -25,6 +25,7 @@ struct Launch;
 constexpr uint32_t kFullMask = 0xffffffffu;
 constexpr uint32_t kSharedLimit = 227 * 1024;
 constexpr uint32_t kSharedRedZone = 64 * 1024;
+constexpr int kOtherAgents = 384;  // beside the threads and their cp.async
 
 enum class State : uint8_t { kReady, kCollective, kBarrier, kMbarrier, kPolling, kWgmma, kRegisters, kExited };
 
@@ -47,13 +48,14 @@ struct Thread : ThreadIndex {
   const void* polled = nullptr;
   uint32_t polled_value = 0;
   // Clocks.
-  uint32_t clock = 1, fenced_clock = 0;
+  uint32_t clock = 1, fenced_clock[2] = {0, 0};  // fenced by Space
   Snapshot knows;
   uint64_t external_fence = 0;  // external events up to here are fenced for the async proxy
   // Asynchronous copies.
   std::vector<CopyOp> copies;
   uint32_t copy_group = 1;
-  int bulk_agent = -1;
+  int bulk_agent = -1;        // for its stores' reads of shared memory
+  int bulk_write_agent = -1;  // and for their writes
   uint32_t bulk_group = 1;
 };
 
@@ -87,6 +89,7 @@ struct Warp {
   Thread* thread[32];
   std::vector<Collective> collectives;
   int registers = 0;  // a thread, after setmaxnreg
+  std::vector<int> register_requests;
   // wgmma
   std::vector<WgmmaOp> open;
   std::deque<std::vector<WgmmaOp>> groups;
@@ -128,6 +131,7 @@ struct BulkOp {  // TMA or plain bulk copy
   uint32_t phase;
   int thread;
   uint32_t agent, group;
+  std::vector<uint8_t> source;  // of a store that has read its shared memory, but not yet written
 };
 
 struct Block {
@@ -160,6 +164,7 @@ struct Block {
     Snapshot result;
   } learn_memo;
   int register_pool = 0;
+  std::vector<Epoch> dependency_waits;
 };
 
 struct Random {
@@ -185,6 +190,7 @@ struct Launch {
   std::vector<Warp*> warps;                    // of the resident blocks
   Random random;
   void* main_stack_pointer = nullptr;
+  int polling = 0;        // threads in State::kPolling
   uint64_t progress = 0;  // operations that others can see
   uint64_t now_ns = 0;
   uint64_t switches = 0;
@@ -193,6 +199,10 @@ struct Launch {
   std::vector<std::string> message_kinds;
   bool aborted = false;
 };
+
+inline void note_shared(Launch& launch, uint64_t end) {
+  if (end > launch.result->shared_high) launch.result->shared_high = end;
+}
 
 extern __thread Launch* current_launch __attribute__((tls_model("initial-exec")));
 inline Thread* current() { return static_cast<Thread*>(current_thread); }
@@ -214,8 +224,11 @@ void collective(const char* name, uint32_t mask, void* argument, CollectiveBody 
 Mbarrier* find_mbarrier(Thread& thread, uint32_t address, const char* what);
 void complete_phase(Block& block, Mbarrier& barrier);
 
+// launch.cpp
+int new_agent(Block& block);
+
 // tma.cpp
-void land_bulk(Block& block, const BulkOp& op);
+void land_bulk(Block& block, BulkOp& op);
 void land_random(Block& block);
 
 // ordered.cpp

@@ -59,7 +59,7 @@ void mbar_init(uint32_t address, uint32_t count) {
   if (index < 0) {
     index = static_cast<int16_t>(block.mbarriers.size());
     block.mbarriers.emplace_back();
-    block.mbarriers.back().agent = block.next_agent++;
+    block.mbarriers.back().agent = new_agent(block);
   } else if (block.mbarriers[index].live) {
     error("mbarrier.init: shared 0x%x holds a live mbarrier", address);
   }
@@ -109,6 +109,7 @@ void complete_phase(Block& block, Mbarrier& barrier) {
   for (Thread* thread : barrier.waiting) wake(*thread);
   barrier.waiting.clear();
   block.launch->progress++;
+  wake_pollers(*block.launch);
 }
 
 void mbar_arrive(uint32_t address) {
@@ -163,8 +164,12 @@ bool mbar_test_wait(uint32_t address, uint32_t parity) {
   Thread& thread = *current();
   Mbarrier* barrier = find_mbarrier(thread, address, "mbarrier.test_wait");
   if (!barrier) return true;
-  maybe_switch(thread);
-  if ((barrier->phase & 1) == parity) return false;
+  const auto index = barrier - thread.block->mbarriers.data();
+  if ((barrier->phase & 1) == parity) {
+    block_on(thread, State::kPolling);
+    barrier = &thread.block->mbarriers[index];
+    if ((barrier->phase & 1) == parity) return false;
+  }
   acquire(thread, barrier->result);
   return true;
 }

@@ -77,6 +77,7 @@ uint32_t update(uint32_t* p, const char* what, bool acquires, uint32_t (*apply)(
 }  // namespace
 
 void wake_pollers(Launch& launch) {
+  if (!launch.polling) return;
   for (auto& block : launch.blocks) {
     for (Thread& thread : block->threads) {
       if (thread.state == State::kPolling) wake(thread);
@@ -126,11 +127,11 @@ void reduce_add(uint32_t* p, uint32_t v) {
   update(p, "red.add", false, [](uint32_t a, uint32_t b) { return a + b; }, v);
 }
 
-// Shared and global memory have one proxy clock here: a fence for the wrong space is not found.
-void fence_proxy_async(Space) {
+void fence_proxy_async(Space space) {
   EMU_SITE();
   Thread& thread = *current();
-  fence_own(thread);
+  fence_own(thread, space);
+  if (space != Space::kShared) return;
   for (Mbarrier& barrier : thread.block->mbarriers) {
     if (barrier.init_thread == thread.id) barrier.fenced = true;
   }
@@ -144,7 +145,8 @@ uint64_t global_timer_ns() {
 void sleep_ns(uint32_t ns) {
   EMU_SITE();
   current_launch->now_ns += ns;
-  maybe_switch(*current());
+  // Asleep until something changes or nothing else can run: others must get on whatever the order.
+  block_on(*current(), State::kPolling);
 }
 
 uint32_t shared_address(const void* p) {

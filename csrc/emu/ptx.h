@@ -35,8 +35,12 @@ PTX_FN float lg2(float x) { return emu::flush(log2f(emu::flush(x))); }
 PTX_FN float rcp(float x) { return 1.0f / x; }
 PTX_FN float sqrt(float x) { return sqrtf(x); }
 PTX_FN float fma(float a, float b, float c) { return fmaf(a, b, c); }
-PTX_FN float max(float a, float b) { return fmaxf(a, b); }
-PTX_FN float max_nan(float a, float b) { return a != a ? a : b != b ? b : fmaxf(a, b); }
+// +0 is above -0, which fmaxf does not promise.
+PTX_FN float max(float a, float b) {
+  if (a == b) return float_bits(a) >> 31 ? b : a;
+  return b != b || a > b ? a : b;
+}
+PTX_FN float max_nan(float a, float b) { return a != a || b != b ? bits_float(0x7fffffffu) : max(a, b); }
 
 // warp
 PTX_FN float shfl_xor(float v, int lane_mask) { return bits_float(emu::shuffle_xor(float_bits(v), lane_mask)); }

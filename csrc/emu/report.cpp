@@ -158,6 +158,11 @@ void report_deadlock(Launch& launch) {
     }
     for (auto& [what, ids] : groups) text += "\n    threads " + ranges(ids) + " wait for " + what;
   }
+  const uint64_t waiting = launch.total_blocks - launch.next_block;
+  if (waiting) {
+    text += "\n  " + std::to_string(waiting) + (waiting == 1 ? " block has" : " blocks have") + " not started: " +
+            std::to_string(launch.options.resident) + " are resident at a time";
+  }
   launch.result->deadlock = 1;
   report(launch, "deadlock", text);
 }
@@ -184,6 +189,7 @@ int64_t shared_offset(Thread& thread, uint32_t address, uint64_t bytes, uint32_t
     error("%s: shared 0x%x is not aligned to %u", what, address, alignment);
     return -1;
   }
+  note_shared(*block.launch, address - block.shared_base + bytes);
   return address - block.shared_base;
 }
 

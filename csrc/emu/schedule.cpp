@@ -60,12 +60,10 @@ void switch_from(Thread& self, Thread* next) {
 // False if nothing can happen any more.
 bool advance(Launch& launch, int& idle, uint64_t& seen_progress) {
   std::vector<Block*> loading;
-  bool polling = false;
   for (auto& block : launch.blocks) {
     if (std::any_of(block->bulk.begin(), block->bulk.end(), [](const BulkOp& op) { return op.load; })) {
       loading.push_back(block.get());
     }
-    for (Thread& thread : block->threads) polling |= thread.state == State::kPolling;
   }
   if (!loading.empty()) {
     Block& block = *loading[launch.random.below(static_cast<uint32_t>(loading.size()))];
@@ -79,10 +77,11 @@ bool advance(Launch& launch, int& idle, uint64_t& seen_progress) {
     idle = 0;
     return true;
   }
-  if (!polling) return false;
+  if (!launch.polling) return false;
   if (launch.progress != seen_progress) idle = 0;
   seen_progress = launch.progress;
-  launch.now_ns += kIdleStepNs;
+  // Ever longer steps: a bounded wait of any length ends before this counts as a deadlock.
+  launch.now_ns += kIdleStepNs << std::min(idle / 256, 20);
   wake_pollers(launch);
   return ++idle < kIdleRounds;
 }
@@ -91,12 +90,14 @@ bool advance(Launch& launch, int& idle, uint64_t& seen_progress) {
 
 void block_on(Thread& thread, State state) {
   thread.state = state;
+  if (state == State::kPolling) thread.block->launch->polling++;
   thread.warp->ready &= ~(1u << thread.lane);
   Thread* next = next_lane(*thread.warp);
   switch_from(thread, next ? next : next_thread(*thread.block->launch));
 }
 
 void wake(Thread& thread) {
+  if (thread.state == State::kPolling) thread.block->launch->polling--;
   thread.state = State::kReady;
   thread.warp->ready |= 1u << thread.lane;
 }

@@ -78,7 +78,7 @@ void SharedShadow::touch(Cell& cell, const SharedAccess& access, uint32_t offset
   }
   if (cell.writer && !happened_before(thread, cell.writer)) {
     race(access, access.write ? "WAW race" : "RAW race", cell.writer, offset);
-  } else if (cell.writer && access.async && !cell.async_writer && !fenced_before(thread, cell.writer)) {
+  } else if (cell.writer && access.async && !cell.async_writer && !fenced_before(thread, cell.writer, Space::kShared)) {
     race(access, "missing fence.proxy.async (after a generic write)", cell.writer, offset);
   }
   if (!access.write) {
@@ -111,7 +111,7 @@ void SharedShadow::touch(Cell& cell, const SharedAccess& access, uint32_t offset
     if (!happened_before(thread, reader)) {
       race(access, "WAR race", reader, offset);
     } else if (thread.block->launch->options.strict_war && access.async &&
-               agent_of(reader) < static_cast<uint32_t>(thread.block->threads_count) && !fenced_before(thread, reader)) {
+               agent_of(reader) < static_cast<uint32_t>(thread.block->threads_count) && !fenced_before(thread, reader, Space::kShared)) {
       race(access, "missing fence.proxy.async (after a generic read)", reader, offset);
     }
   };

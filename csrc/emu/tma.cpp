@@ -34,17 +34,19 @@ void each_row(const TensorMap& map, const int* at, F&& f) {
   }
 }
 
-uint8_t* shared_at(Block& block, const BulkOp& op, uint32_t offset) {
-  return block.shared + (swizzled(op.shared + offset, op.map.swizzle) - block.shared_base);
+// Where the copy's bytes are: in shared memory, or in what the store has read of it.
+uint8_t* source_of(Block& block, BulkOp& op) {
+  return op.source.empty() ? block.shared + (op.shared - block.shared_base) : op.source.data();
 }
 
-void move_tensor(Block& block, const BulkOp& op) {
+void move_tensor(Block& block, BulkOp& op) {
+  uint8_t* box = source_of(block, op);
   const uint32_t elem = op.map.elem_bytes, row_bytes = op.map.box[0] * elem;
   each_row(op.map, op.at, [&](uint32_t offset, uint8_t* global, int64_t low, int64_t high) {
     for (uint32_t i = 0; i < row_bytes; i += elem) {
       const int64_t x = i / elem;
       const bool valid = x >= low && x < high;
-      uint8_t* shared = shared_at(block, op, offset + i);
+      uint8_t* shared = box + (swizzled(op.shared + offset + i, op.map.swizzle) - op.shared);
       if (op.load && valid) memcpy(shared, global + x * elem, elem);
       if (op.load && !valid) memset(shared, 0, elem);
       if (!op.load && valid) memcpy(global + x * elem, shared, elem);
@@ -76,7 +78,7 @@ int64_t box_offset(Thread& thread, const TensorMap& map, uint32_t shared, const 
   return offset;
 }
 
-void issue(Thread& thread, const BulkOp& op) {
+void issue(Thread& thread, BulkOp& op) {
   Block& block = *thread.block;
   block.launch->result->tma++;
   if (block.launch->options.async == EMU_ASYNC_AT_ONCE) {
@@ -118,12 +120,15 @@ void load(Thread& thread, BulkOp op, int64_t offset, uint32_t bar, const char* w
 void store(Thread& thread, BulkOp op, int64_t offset) {
   Block& block = *thread.block;
   if (offset < 0) return;
-  if (thread.bulk_agent < 0) thread.bulk_agent = block.next_agent++;
+  if (thread.bulk_agent < 0) {
+    thread.bulk_agent = new_agent(block);
+    thread.bulk_write_agent = new_agent(block);
+  }
   op.thread = thread.id;
   op.agent = static_cast<uint32_t>(thread.bulk_agent);
   op.group = thread.bulk_group;
   const SharedAccess read{thread, epoch(op.agent, op.group), false, true};
-  const GlobalAccess write{thread, epoch(op.agent, op.group), true, true, false};
+  const GlobalAccess write{thread, epoch(static_cast<uint32_t>(thread.bulk_write_agent), op.group), true, true, false};
   auto read_shared = [&](uint32_t at, uint32_t bytes) {
     if (block.launch->options.check) block.shadow.access(read, at - block.shared_base, bytes);
   };
@@ -157,11 +162,11 @@ bool checked_bulk(const void* global, uint32_t bytes, const char* what) {
 
 }  // namespace
 
-void land_bulk(Block& block, const BulkOp& op) {
+void land_bulk(Block& block, BulkOp& op) {
   if (op.tensor) {
     move_tensor(block, op);
   } else {
-    uint8_t* shared = block.shared + (op.shared - block.shared_base);
+    uint8_t* shared = source_of(block, op);
     op.load ? memcpy(shared, op.global, op.bytes) : memcpy(op.global, shared, op.bytes);
   }
   block.launch->progress++;
@@ -260,6 +265,7 @@ void bulk_commit() {
   current()->bulk_group++;
 }
 
+// After .read a store has read its source; what it writes is visible to others after the full wait.
 void bulk_wait(int n, bool read) {
   EMU_SITE();
   Thread& thread = *current();
@@ -269,15 +275,20 @@ void bulk_wait(int n, bool read) {
     BulkOp& op = block.bulk[i];
     if (op.load || op.thread != thread.id || static_cast<int64_t>(op.group) >= done_before) {
       i++;
-      continue;
+    } else if (read) {
+      const uint8_t* shared = block.shared + (op.shared - block.shared_base);
+      if (op.source.empty()) op.source.assign(shared, shared + op.bytes);
+      i++;
+    } else {
+      BulkOp landed = std::move(op);
+      block.bulk.erase(block.bulk.begin() + i);
+      land_bulk(block, landed);
     }
-    BulkOp landed = op;
-    block.bulk.erase(block.bulk.begin() + i);
-    land_bulk(block, landed);
   }
-  (void)read;  // both end with the source read; that the data is visible after .read is not checked
   if (thread.bulk_agent >= 0 && done_before > 1) {
-    learn(thread, static_cast<uint32_t>(thread.bulk_agent), static_cast<uint32_t>(done_before - 1), true);
+    const uint32_t done = static_cast<uint32_t>(done_before - 1);
+    learn(thread, static_cast<uint32_t>(thread.bulk_agent), done, true);
+    if (!read) learn(thread, static_cast<uint32_t>(thread.bulk_write_agent), done, true);
   }
   maybe_switch(thread);
 }
@@ -317,6 +328,8 @@ extern "C" int32_t emu_encode_tensor_map(void* out, uint32_t elem_bytes, uint32_
   if (inner % 16) return refuse("the inner box must be a multiple of 16 bytes");
   static const uint64_t span[4] = {1u << 30, 32, 64, 128};
   if (inner > span[swizzle]) return refuse("the inner box exceeds the swizzle's span");
+  // Units of a narrower row would be exchanged with units of other rows, and of none at the end.
+  if (swizzle && inner != span[swizzle]) return refuse("a swizzled box must be as wide as the swizzle's span here");
   memcpy(out, &map, sizeof map);
   return 0;
 }

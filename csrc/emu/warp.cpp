@@ -118,7 +118,18 @@ void set_max_registers(int n, bool increase) {
   Thread& thread = *current();
   Block& block = *thread.block;
   if (n < 24 || n > 256 || n % 8) error("setmaxnreg %d: from 24 to 256, a multiple of 8", n);
-  collective("setmaxnreg", kFullMask, nullptr, nullptr);
+  int32_t asked = n;
+  collective("setmaxnreg", kFullMask, &asked, [](Warp& of, const Collective& met) {
+    // The four warps of a warpgroup execute the same sequence.
+    of.register_requests.push_back(*static_cast<int32_t*>(met.argument[0]));
+    const size_t last = of.register_requests.size() - 1, first = of.id / 4 * 4;
+    for (size_t w = first; w < first + 4 && w < of.block->warps.size(); w++) {
+      const std::vector<int>& other = of.block->warps[w].register_requests;
+      if (other.size() > last && other[last] != of.register_requests[last]) {
+        error("setmaxnreg: the warps of warpgroup %zu ask for different numbers of registers", first / 4);
+      }
+    }
+  });
   Warp& warp = *thread.warp;
   if (!block.launch->options.registers || warp.registers == n) return;
   // The first lane to pass takes or returns the registers of the warp.

@@ -55,6 +55,7 @@ bool each_run(Block& block, uint64_t descriptor, int mn_count, bool mn_major, F&
         error("wgmma: an operand reaches shared 0x%x, outside the block's %u bytes", address, block.shared_bytes);
         return false;
       }
+      note_shared(*block.launch, offset + 16);
       f(offset, mn, k);
     }
   }
@@ -202,7 +203,7 @@ void issue(Warp& warp, const Collective& met) {
     }
   }
   slot->in_flight++;
-  if (block.wgmma_agent[group] < 0) block.wgmma_agent[group] = block.next_agent++;
+  if (block.wgmma_agent[group] < 0) block.wgmma_agent[group] = new_agent(block);
   record_reads(warp, op);
   warp.open.push_back(op);
 }

@@ -196,6 +196,12 @@ PTX_FN bool pass_gate(const SeqparAttentionSm90& p, const AttentionSm90Shared<Va
 // the others find `failed` at the first tile behind it.
 template <class Variant>
 PTX_FN void attention_sm90_load(const SeqparAttentionSm90& p, const AttentionSm90Shared<Variant>& shared) {
+  // The first loads wait for their maps otherwise.
+  ptx::tma_prefetch_map(&p.q[0]);
+  if (p.base.key_segments > 0 && p.base.keys[0].len > 0) {
+    ptx::tma_prefetch_map(&p.k[0]);
+    ptx::tma_prefetch_map(&p.v[0]);
+  }
   RingSlot ring;
   uint32_t q_parity = 0;
   uint32_t open = 0;

@@ -173,6 +173,8 @@ struct GemmSm80 {
 
   PTX_METHOD static void run(const SeqparGemm& p, const SeqparQkv* qkv = nullptr) {
     SMEM_EXTERN(window);
+    ptx::grid_launch_dependents();
+    ptx::grid_dependency_wait();
     const GemmSm80 block{p, qkv, window, ptx::smem_u32(window), gemm_tile<Rows, Cols>(p, blockIdx.x),
                          static_cast<int>(threadIdx.x)};
     if (!block.is_open()) return;

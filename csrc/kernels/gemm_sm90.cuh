@@ -262,7 +262,9 @@ struct GemmSm90 {
     const GemmSm90 block{p, qkv, window + (base - start), base, gemm_tile_count(p.gemm), (p.gemm.k + kK - 1) / kK};
     const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     if (threadIdx.x == 0) block.init_barriers();
+    ptx::grid_launch_dependents();
     __syncthreads();
+    ptx::grid_dependency_wait();
     if (warpgroup == 0) {
       ptx::setmaxnreg_dec<kStoreRegs>();
       if (warp > 0) block.store_tiles(threadIdx.x - 32, lane);

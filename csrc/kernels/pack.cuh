@@ -1,7 +1,7 @@
 // Strided copies of [B, rows, heads, D], several a launch: what stands before and after a packed
 // AllToAll. Plain copies move units of 1 to 16 bytes, whatever the elements are; casts move elements.
 #pragma once
-#include "../common/element.cuh"
+#include "../common/storage.cuh"
 #include "../common/view.cuh"
 
 constexpr int kPackThreads = 256;
@@ -25,23 +25,6 @@ template <class Unit>
 PTX_FN void pack_units(const SeqparPack& p) {
   each_unit<Unit, Unit>(p, [](const Unit* src, Unit* dst) { *dst = *src; });
 }
-
-struct F32Type {};
-PTX_FN float load_element(F32Type, const float* p) { return *p; }
-PTX_FN float load_element(Bf16Type t, const uint16_t* p) { return low(t, *p); }
-PTX_FN float load_element(F16Type t, const uint16_t* p) { return low(t, *p); }
-PTX_FN void store_element(F32Type, float* p, float x) { *p = x; }
-PTX_FN void store_element(Bf16Type t, uint16_t* p, float x) { *p = static_cast<uint16_t>(pack(t, x, 0.0f)); }
-PTX_FN void store_element(F16Type t, uint16_t* p, float x) { *p = static_cast<uint16_t>(pack(t, x, 0.0f)); }
-
-template <class T>
-struct Storage {
-  using Type = uint16_t;
-};
-template <>
-struct Storage<F32Type> {
-  using Type = float;
-};
 
 // Rounded to nearest even.
 template <class From, class To>

@@ -6,7 +6,7 @@ use cudarc::driver::sys;
 
 use super::driver::{check, log_failure};
 use super::stream::Stream;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A range of device memory of our own.
 #[derive(Debug)]
@@ -35,6 +35,55 @@ impl DeviceMemory {
     /// Its length.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Copies from the host to its start, behind all earlier work of `stream`; returns when done.
+    ///
+    /// # Errors
+    /// More bytes than it has, and what the driver says.
+    pub fn write(&self, from: &[u8], stream: &Stream) -> Result<()> {
+        self.fits(from.len())?;
+        if from.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the range is ours; the copy is done before the slice ends.
+        let result = unsafe { sys::cuMemcpyHtoDAsync_v2(self.address, from.as_ptr().cast(), from.len(), stream.raw()) };
+        check(result, "cuMemcpyHtoD")?;
+        stream.synchronize()
+    }
+
+    /// Copies its start to the host, behind all earlier work of `stream`, and waits for it.
+    ///
+    /// # Errors
+    /// More bytes than it has, and what the driver says, a failure of earlier work included.
+    pub fn read(&self, to: &mut [u8], stream: &Stream) -> Result<()> {
+        self.fits(to.len())?;
+        if to.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the range is ours; the copy is done before the slice ends.
+        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), self.address, to.len(), stream.raw()) };
+        check(result, "cuMemcpyDtoH")?;
+        stream.synchronize()
+    }
+
+    /// Sets every byte, in stream order.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn fill(&self, value: u8, stream: &Stream) -> Result<()> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: the range is ours, and freeing it waits for the work that uses it.
+        check(unsafe { sys::cuMemsetD8Async(self.address, value, self.bytes, stream.raw()) }, "cuMemsetD8")
+    }
+
+    fn fits(&self, bytes: usize) -> Result<()> {
+        if bytes <= self.bytes {
+            return Ok(());
+        }
+        Err(Error::Bind(format!("{bytes} bytes for device memory of {}", self.bytes)))
     }
 }
 
@@ -95,38 +144,6 @@ impl Drop for PinnedMemory {
     }
 }
 
-/// Copies from the host; returns when `from` may be reused.
-///
-/// # Errors
-/// What the driver says: a range that is not device memory above all.
-///
-/// # Safety
-/// No other work touches the range `[to, to + from.len())` before this copy ends.
-pub unsafe fn copy_to_device(to: u64, from: &[u8], stream: &Stream) -> Result<()> {
-    if from.is_empty() {
-        return Ok(());
-    }
-    // SAFETY: the caller's promise; the copy is done before the slice ends.
-    check(unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), from.len(), stream.raw()) }, "cuMemcpyHtoD")?;
-    stream.synchronize()
-}
-
-/// Copies to the host and waits for it.
-///
-/// # Errors
-/// What the driver says, a failure of earlier work included.
-///
-/// # Safety
-/// No other work writes the range `[from, from + to.len())` before this copy ends.
-pub unsafe fn copy_from_device(to: &mut [u8], from: u64, stream: &Stream) -> Result<()> {
-    if to.is_empty() {
-        return Ok(());
-    }
-    // SAFETY: the caller's promise; the copy is done before the slice ends.
-    check(unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), stream.raw()) }, "cuMemcpyDtoH")?;
-    stream.synchronize()
-}
-
 /// Copies within the device, in stream order.
 ///
 /// # Errors
@@ -140,19 +157,4 @@ pub unsafe fn copy_device_to_device(to: u64, from: u64, bytes: usize, stream: &S
     }
     // SAFETY: the caller's promise.
     check(unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, stream.raw()) }, "cuMemcpyDtoD")
-}
-
-/// Sets every byte, in stream order.
-///
-/// # Errors
-/// What the driver says.
-///
-/// # Safety
-/// As for [`copy_device_to_device`].
-pub unsafe fn fill_bytes(to: u64, value: u8, bytes: usize, stream: &Stream) -> Result<()> {
-    if bytes == 0 {
-        return Ok(());
-    }
-    // SAFETY: the caller's promise.
-    check(unsafe { sys::cuMemsetD8Async(to, value, bytes, stream.raw()) }, "cuMemsetD8")
 }

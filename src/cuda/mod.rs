@@ -25,7 +25,7 @@ pub use driver::load;
 pub use event::Event;
 pub use graph::{Graph, capture};
 pub use launch::{Geometry, launch};
-pub use memory::{DeviceMemory, PinnedMemory, copy_device_to_device, copy_from_device, copy_to_device, fill_bytes};
+pub use memory::{DeviceMemory, PinnedMemory, copy_device_to_device};
 pub use module::{Function, Module};
 pub use stream::{Priority, Stream};
 pub use tensor_map::{TensorMapArguments, encode_tensor_map};

@@ -5,10 +5,13 @@
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod host;
+mod placed;
 mod report;
+mod tensor;
 pub mod trace;
 
 pub use report::{Overlap, overlap};
+pub use tensor::HostTensor;
 
 use std::sync::Arc;
 

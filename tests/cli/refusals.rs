@@ -273,3 +273,17 @@ fn help_teaches_and_exits_with_0() {
         }
     }
 }
+
+#[test]
+fn kernels_refuses_unknown_names_and_bad_records() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("text"), "no json").unwrap();
+    std::fs::write(folder.path("empty"), "{}").unwrap();
+    std::fs::write(folder.path("unit"), r#"{"rows": [{"symbol": "a", "arch": "sm_80", "tflops": 1}]}"#).unwrap();
+    refused(&folder, "kernels --arch sm_75", 2, &["--arch", "sm_75", "sm_90a"]);
+    refused(&folder, "kernels --family norms", 2, &["--family norms", "adaln"]);
+    refused(&folder, "kernels --record missing", 1, &["missing"]);
+    refused(&folder, "kernels --record text", 1, &["text"]);
+    refused(&folder, "kernels --record empty", 1, &["empty", "rows"]);
+    refused(&folder, "kernels --record unit", 1, &["unit", "flops_per_s"]);
+}

@@ -11,26 +11,34 @@ use std::sync::Mutex;
 
 const COMMON: &[&str] = &["-std=c++17", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-psabi"];
 /// The kernels: every plain access calls a hook of `csrc/emu/hooks.cpp`, and locals start as a
-/// pattern, so that what is never set shows.
+/// pattern, so that what is never set shows. What thread's hooks do not see (vectors that the
+/// compiler splits, indices of local arrays) the other checks of `hooks.cpp` do.
 const KERNEL: &[&str] = &[
     "-O1",
     "-xc++",
     "-ftrivial-auto-var-init=pattern",
     "-fsanitize=thread",
+    "-fsanitize=alignment,bounds,shift-exponent",
     "--param=tsan-instrument-func-entry-exit=0",
     "-Wno-unknown-pragmas",
 ];
 const EMULATION: &[&str] = &["-O2"];
 
+/// Where the kernels of a library come from.
+pub const KERNELS: &[&str] = &["kernels", "emu/kernels"];
+/// Only those of the emulation's own tests.
+pub const PROBES: &[&str] = &["emu/kernels"];
+
 /// The library of a source tree that holds `csrc` and `include`.
-pub fn library(root: &Path) -> Result<PathBuf, String> {
+pub fn library(root: &Path, of: &[&str]) -> Result<PathBuf, String> {
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated");
     let own = if root == Path::new(env!("CARGO_MANIFEST_DIR")) { kept.clone() } else { root.join("built") };
     let csrc = root.join("csrc");
     let mut headers = files(&csrc, &["h", "cuh", "inl"]);
     headers.extend(files(&root.join("include"), &["h"]));
+    let of_probes = csrc.join("emu/kernels");
     let (of_emulation, of_kernels): (Vec<_>, Vec<_>) =
-        headers.iter().partition(|path| path.starts_with(csrc.join("emu")));
+        headers.iter().partition(|path| path.starts_with(csrc.join("emu")) && !path.starts_with(&of_probes));
     let emulation_key = key(root, &of_emulation);
     // The kernels see the emulation's headers too.
     let kernel_key = (emulation_key, key(root, &of_kernels));
@@ -38,7 +46,7 @@ pub fn library(root: &Path) -> Result<PathBuf, String> {
     for source in files(&csrc.join("emu"), &["cpp"]) {
         jobs.push(Job::new(root, source, EMULATION, emulation_key, &kept));
     }
-    for source in files(&csrc.join("kernels"), &["cu"]).into_iter().chain(files(&csrc.join("emu/kernels"), &["cu"])) {
+    for source in of.iter().flat_map(|folder| files(&csrc.join(folder), &["cu"])) {
         jobs.push(Job::new(root, source, KERNEL, kernel_key, &own));
     }
     for directory in [&kept, &own] {

@@ -21,6 +21,7 @@ struct RawOptions {
     resident: i32,
     registers: i32,
     max_messages: i32,
+    dependent: i32,
     external: Option<unsafe extern "C" fn(*mut c_void) -> i32>,
     context: *mut c_void,
 }
@@ -70,12 +71,22 @@ pub struct Options {
     pub resident: usize,
     /// Registers of a thread at launch, for setmaxnreg's pool; 0: not checked.
     pub registers: usize,
+    /// The launch may start before the earlier ones have ended (programmatic dependent launch).
+    pub dependent: bool,
 }
 
 impl Options {
     pub fn seeded(seed: u64) -> Self {
         let async_policy = if seed.is_multiple_of(2) { Async::Random } else { Async::Late };
-        Self { seed, async_policy, order: Order::Random, check: true, resident: 1 + (seed % 3) as usize, registers: 0 }
+        Self {
+            seed,
+            async_policy,
+            order: Order::Random,
+            check: true,
+            resident: 1 + (seed % 3) as usize,
+            registers: 0,
+            dependent: false,
+        }
     }
 }
 
@@ -128,9 +139,22 @@ impl Emulator {
         })
     }
 
+    /// The emulation with its probe kernels only.
+    pub fn probes() -> &'static Self {
+        static PROBES: OnceLock<Emulator> = OnceLock::new();
+        PROBES.get_or_init(|| {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+            Self::load(build::library(root, build::PROBES)).unwrap_or_else(|e| panic!("{e}"))
+        })
+    }
+
     /// The emulation of the sources under `root`.
     pub fn of(root: &Path) -> Result<Self, String> {
-        let path = build::library(root)?;
+        Self::load(build::library(root, build::KERNELS))
+    }
+
+    fn load(path: Result<std::path::PathBuf, String>) -> Result<Self, String> {
+        let path = path?;
         // SAFETY: the library was built from this project's sources; its initialisers only fill
         // a table of entry points.
         let library = unsafe { Library::new(path) }.map_err(|e| e.to_string())?;
@@ -258,6 +282,7 @@ impl Device<'_> {
             resident: options.resident as i32,
             registers: options.registers as i32,
             max_messages: 8,
+            dependent: i32::from(options.dependent),
             external: external.is_some().then_some(call_external),
             context: external.as_mut().map_or(std::ptr::null_mut(), |f| std::ptr::from_mut(f).cast()),
         };

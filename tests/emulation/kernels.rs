@@ -196,7 +196,7 @@ impl Stored {
         Values { dtype: self.view.dtype, shape: self.view.shape, data }
     }
 
-    fn assert_gaps_untouched(&self, device: &Device<'_>, kernel: &str, operand: &str) {
+    pub fn assert_gaps_untouched(&self, device: &Device<'_>, kernel: &str, operand: &str) {
         let mut bytes = device.read(self.address, self.bytes);
         for_each_index(self.view.shape, |index| {
             let at = (self.at(index) - self.address) as usize;

@@ -7,6 +7,7 @@ pub mod broken_launch;
 pub mod build;
 pub mod device;
 pub mod kernels;
+pub mod linear;
 
 #[allow(unused_imports)]
 pub use device::{Async, Device, Emulator, Options, Order, Outcome};
@@ -29,4 +30,9 @@ pub fn archs() -> Vec<Arch> {
 pub fn head_dims<const N: usize>(all: [usize; N]) -> Vec<usize> {
     let only: Option<usize> = std::env::var("SEQPAR_HEAD_DIM").ok().map(|dim| dim.parse().unwrap());
     all.into_iter().filter(|dim| only.is_none_or(|only| only == *dim)).collect()
+}
+
+/// Whether `SEQPAR_TILE` ("rows x columns") leaves this tile.
+pub fn is_tile_chosen(rows: usize, cols: usize) -> bool {
+    std::env::var("SEQPAR_TILE").map_or(true, |tile| tile == format!("{rows}x{cols}"))
 }

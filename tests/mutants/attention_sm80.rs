@@ -6,7 +6,7 @@ pub const SM80: Family = Family {
     name: "attention_sm80",
     sources: &["attention_sm80.cu"],
     arch: Some("sm80"),
-    narrow: Some(Narrow { head_dim: "72", lines: "ATTENTION_SM80_DIM(", kept: "(72" }),
+    narrow: Some(Narrow { set: ("SEQPAR_HEAD_DIM", "72"), lines: &["ATTENTION_SM80_DIM("], kept: "(72", tests: None }),
     tests: &[(
         "emulated_attention",
         &[

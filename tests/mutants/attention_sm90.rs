@@ -6,7 +6,7 @@ pub const SM90: Family = Family {
     name: "attention_sm90",
     sources: &["attention_sm90.cu"],
     arch: Some("sm90"),
-    narrow: Some(Narrow { head_dim: "72", lines: "ATTENTION_SM90_", kept: "(72" }),
+    narrow: Some(Narrow { set: ("SEQPAR_HEAD_DIM", "72"), lines: &["ATTENTION_SM90_"], kept: "(72", tests: None }),
     tests: &[
         ("emulated_attention", &["samples_are_alone", "uniform_weights_and_empty_rows"]),
         ("emulated_attention_sm90", &["masks_and_shorter_segments_are_the_same"]),

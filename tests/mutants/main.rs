@@ -12,6 +12,8 @@ mod attention_sm80;
 mod attention_sm90;
 #[path = "../emulation/mod.rs"]
 mod emulation;
+mod gemm_sm80;
+mod gemm_sm90;
 mod mutant;
 mod results;
 mod rows;
@@ -26,7 +28,7 @@ use results::Results;
 use runner::{Binaries, assert_control, judge_all};
 
 fn all() -> Vec<&'static Mutant> {
-    [adaln::MUTANTS, rows::MUTANTS, attention_sm80::MUTANTS, attention_sm90::MUTANTS].into_iter().flatten().collect()
+    [adaln::MUTANTS, rows::MUTANTS, attention_sm80::MUTANTS, attention_sm90::MUTANTS, gemm_sm80::MUTANTS, gemm_sm90::MUTANTS].into_iter().flatten().collect()
 }
 
 fn families(mutants: &[&Mutant]) -> Vec<&'static Family> {

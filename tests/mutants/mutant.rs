@@ -10,17 +10,23 @@ pub struct Family {
     /// A first attempt with few variants, to save compiling them all: a mutant that it catches is
     /// caught, others meet the whole family.
     pub narrow: Option<Narrow>,
-    /// Test binaries and names in them, the cheapest and most telling first.
-    pub tests: &'static [(&'static str, &'static [&'static str])],
+    /// The cheapest and most telling first.
+    pub tests: Tests,
 }
 
-/// The variants of one head dim.
+/// Few of a family's variants.
 pub struct Narrow {
-    pub head_dim: &'static str,
-    /// Lines of the first source that begin like this make variants; those with the second part are kept.
-    pub lines: &'static str,
+    /// What keeps the tests to these.
+    pub set: (&'static str, &'static str),
+    /// Lines of the first source that begin like one of these make variants; those with `kept` stay.
+    pub lines: &'static [&'static str],
     pub kept: &'static str,
+    /// None: those of the family.
+    pub tests: Option<Tests>,
 }
+
+/// Test binaries and names in them.
+pub type Tests = &'static [(&'static str, &'static [&'static str])];
 
 pub struct Mutant {
     pub family: &'static Family,

@@ -33,6 +33,9 @@ const fn t(what: &'static str, find: &'static str, put: &'static str) -> Mutant 
 const fn c(what: &'static str, find: &'static str, put: &'static str) -> Mutant {
     text(&PACK, "kernels/pack.cuh", what, find, put)
 }
+const fn f(what: &'static str, find: &'static str, put: &'static str) -> Mutant {
+    text(&PACK, "common/storage.cuh", what, find, put)
+}
 const fn m(what: &'static str, find: &'static str, put: &'static str) -> Mutant {
     text(&MERGE, "kernels/lse_merge.cuh", what, find, put)
 }
@@ -81,9 +84,9 @@ pub const MUTANTS: &[Mutant] = &[
     c("the head is not wrapped", "row = run / heads % rows,", "row = run / heads,"),
     c("the source's head is always the first", "copy.src, batch, row, head)", "copy.src, batch, row)"),
     c("every copy is the first", "p.copies[blockIdx.y]", "p.copies[0]"),
-    c("a cast stores the other half of a word", "store_element(Bf16Type t, uint16_t* p, float x) { *p = static_cast<uint16_t>(pack(t, x, 0.0f))", "store_element(Bf16Type t, uint16_t* p, float x) { *p = static_cast<uint16_t>(pack(t, x, 0.0f) >> 16)"),
-    c("a cast cuts instead of rounding", "store_element(Bf16Type t, uint16_t* p, float x) { *p = static_cast<uint16_t>(pack(t, x, 0.0f))", "store_element(Bf16Type, uint16_t* p, float x) { *p = static_cast<uint16_t>(ptx::float_bits(x) >> 16)"),
-    c("a cast reads the other half type", "load_element(F16Type t, const uint16_t* p) { return low(t, *p)", "load_element(F16Type, const uint16_t* p) { return low(Bf16Type{}, *p)"),
+    f("a cast stores the other half of a word", "store_element(Bf16Type t, uint16_t* p, float x) { *p = static_cast<uint16_t>(pack(t, x, 0.0f))", "store_element(Bf16Type t, uint16_t* p, float x) { *p = static_cast<uint16_t>(pack(t, x, 0.0f) >> 16)"),
+    f("a cast cuts instead of rounding", "store_element(Bf16Type t, uint16_t* p, float x) { *p = static_cast<uint16_t>(pack(t, x, 0.0f))", "store_element(Bf16Type, uint16_t* p, float x) { *p = static_cast<uint16_t>(ptx::float_bits(x) >> 16)"),
+    f("a cast reads the other half type", "load_element(F16Type t, const uint16_t* p) { return low(t, *p)", "load_element(F16Type, const uint16_t* p) { return low(Bf16Type{}, *p)"),
     launch(&PACK, "no grid y"),
     launch(&PACK, "a warp too few"),
     m("no order between the sums and their store", "    __syncwarp();\n", ""),

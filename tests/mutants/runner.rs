@@ -115,7 +115,8 @@ impl Tree {
         if let Some(narrow) = narrow {
             let path = tree.0.join("csrc/kernels").join(family.sources[0]);
             let text = fs::read_to_string(&path).unwrap();
-            let kept = text.split_inclusive('\n').filter(|l| !l.starts_with(narrow.lines) || l.contains(narrow.kept));
+            let variant = |line: &str| narrow.lines.iter().any(|begin| line.starts_with(begin));
+            let kept = text.split_inclusive('\n').filter(|line| !variant(line) || line.contains(narrow.kept));
             fs::write(&path, kept.collect::<String>()).unwrap();
         }
         tree
@@ -135,13 +136,14 @@ impl Tree {
         binaries: &Binaries,
         fault: Option<&str>,
     ) -> Result<Judgement, String> {
-        build::library(&self.0)?;
-        let tests = family.tests.iter().flat_map(|(binary, tests)| tests.iter().map(move |test| (binary, test)));
+        build::library(&self.0, build::KERNELS)?;
+        let chosen = narrow.and_then(|narrow| narrow.tests).unwrap_or(family.tests);
+        let tests = chosen.iter().flat_map(|(binary, tests)| tests.iter().map(move |test| (binary, test)));
         Ok(tests.into_iter().find_map(|(binary, test)| {
             let mut command = Command::new(binaries.path(binary));
             command.args([test, "--exact", "--test-threads", "1", "--nocapture"]);
             family.arch.map(|arch| command.env("SEQPAR_ARCH", arch));
-            narrow.map(|narrow| command.env("SEQPAR_HEAD_DIM", narrow.head_dim));
+            narrow.map(|narrow| command.env(narrow.set.0, narrow.set.1));
             fault.map(|fault| command.env("SEQPAR_BROKEN_LAUNCH", fault));
             Some(format!("{test}: {}", self.run(command)?))
         }))

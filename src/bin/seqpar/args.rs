@@ -40,7 +40,7 @@ fn one_line(message: &str) -> String {
     text.strip_prefix("error: ").unwrap_or(&text).to_string()
 }
 
-const COMMANDS: &str = "use attention, layer, dit, sample or plan (`seqpar --help` explains them)";
+const COMMANDS: &str = "use attention, layer, dit, sample, plan or kernels (`seqpar --help` explains them)";
 
 const STRATEGIES: &str = "\
 Strategies (what moves between ranks):
@@ -143,6 +143,15 @@ Examples:
 
 {STRATEGIES}"))]
     Plan(PlanArgs),
+    /// The CUDA kernels: registers, shared memory, occupancy, bound; no GPU needed
+    #[command(after_help = "\
+One line a kernel and architecture. Figures of the compiler are of the nvcc that csrc/ptxas.txt names;
+bounds are of data sheets (sm_80: A100, sm_90a: H200): no schedule is faster.
+
+Examples:
+  seqpar kernels --arch sm_90a --family attention_sm90
+  seqpar kernels --json")]
+    Kernels(KernelsArgs),
 }
 
 /// How the text tokens lie on the ranks.
@@ -333,4 +342,20 @@ pub(crate) struct PlanArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) spread: SpreadArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct KernelsArgs {
+    /// Kernels for this architecture only
+    #[arg(long, value_name = "ARCH", value_parser = ["sm_80", "sm_90a"])]
+    pub(crate) arch: Option<String>,
+    /// Kernels of this family only, a source of csrc/kernels
+    #[arg(long, value_name = "NAME")]
+    pub(crate) family: Option<String>,
+    /// JSON record of measured kernels, shown beside their bounds
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+    /// Print JSON only
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -12,6 +12,7 @@ mod dit;
 mod dump;
 mod engine;
 mod fault;
+mod kernels;
 mod layer;
 mod mask;
 mod model;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Ok(Some(Command::Dit(args))) => dit::run(&args),
         Ok(Some(Command::Sample(args))) => sample::run(&args),
         Ok(Some(Command::Plan(args))) => plan::run(&args),
+        Ok(Some(Command::Kernels(args))) => kernels::run(&args),
         Err(fault) => Err(fault),
     };
     match outcome {

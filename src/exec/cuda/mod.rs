@@ -1,8 +1,28 @@
-//! Kernels on a CUDA device. (Whole plans: not yet.)
+//! The CUDA executor: worlds of plans on one device, all ranks in one process (loopback).
 //!
-//! [`Kernels`] loads the compiled kernels into a context and launches what
-//! [`crate::kernel::cuda::launches`] says.
+//! [`prepare`] turns the lowered plans of a world into one [`program`] of steps, creates its
+//! streams and events, and loads its kernels. [`Prepared::bind`] resolves the program for the
+//! addresses of inputs and outputs; [`Bound::run`] only enqueues it (or launches the graph that it
+//! was captured into) behind the caller's stream, which waits for its end. Nothing in a run waits
+//! on the host; [`Bound::finish`] does, with a deadline.
+//!
+//! Communication is copies within the device, so that every strategy, schedule and graph runs on a
+//! single GPU. Refuses what no kernel computes (f32 layers above all). Assumes that bound memory
+//! stays alive and is used by nobody else until the run has ended. Borrows context and stream and
+//! leaves them as they were. Tests: `tests/cuda_program.rs`, `tests/cuda_executor.rs`.
 
+mod bound;
+mod enqueue;
 mod kernels;
+mod memory;
+mod prepared;
+pub mod program;
+mod resolve;
+mod tensors;
 
+pub use bound::Bound;
 pub use kernels::Kernels;
+#[doc(hidden)]
+pub use prepared::prepare_lowered;
+pub use prepared::{CudaOptions, External, ExternalCall, Prepared, prepare};
+pub use tensors::run_tensors;

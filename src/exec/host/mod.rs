@@ -13,12 +13,11 @@ mod bind;
 mod external;
 mod memory;
 mod stream;
-mod tensor;
 
 pub use crate::comm::local::Link;
+pub use crate::exec::HostTensor;
 pub use bind::{Bindings, run_tensors};
 pub use external::{External, ExternalCall};
-pub use tensor::HostTensor;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +25,7 @@ use std::thread::{Builder, scope};
 use std::time::{Duration, Instant};
 
 use super::Report;
+use super::placed::check_placement;
 use crate::comm::local::Local;
 use crate::error::{Error, Result};
 use crate::machine::Machine;
@@ -228,7 +228,7 @@ impl Prepared {
             if lowered.streams.len() != plan.streams.len() {
                 return Err(Error::Unsupported(format!("rank {i}: the lowered form has other streams than the plan")));
             }
-            plan.buffers.iter().try_for_each(|buffer| bind::check_placement(i, buffer))?;
+            plan.buffers.iter().try_for_each(|buffer| check_placement(i, buffer))?;
         }
         let ranks: Vec<RankPlan> =
             ranks.into_iter().map(|(plan, memory, lowered)| RankPlan::new(plan, memory, lowered)).collect();

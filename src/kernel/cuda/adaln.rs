@@ -5,6 +5,7 @@ use bytemuck::Zeroable;
 
 use super::params::{SeqparRowKernel, SeqparVector, SeqparView};
 use super::runs::{aligned, int, runs, view};
+use super::variants::Block;
 use super::{Device, Launch, half_name};
 use crate::kernel::check::TensorView;
 use crate::kernel::spec::{GateResidual, GateResidualNormModulate, Modulation, Norm, NormModulate};
@@ -17,6 +18,17 @@ pub(crate) const SHAPES: [(u32, u32); 10] =
 const THREADS: u32 = 256;
 /// Blocks of an SM: enough loads in flight to fill the memory's bandwidth.
 const BLOCKS_PER_SM: u32 = 2;
+
+/// A block of the variant whose rows hold `capacity` channels.
+pub(super) fn block(capacity: u32) -> Option<Block> {
+    let (lanes, _) = SHAPES.iter().find(|(lanes, vectors)| 8 * lanes * vectors == capacity)?;
+    Some(Block { threads: THREADS, shared_bytes: shared_bytes(*lanes) })
+}
+
+/// Two sums a warp, where several warps share a row.
+fn shared_bytes(lanes: u32) -> u32 {
+    if lanes > 32 { THREADS / lanes * 2 * (lanes / 32) * 4 } else { 0 }
+}
 
 type Operands = [Vec<TensorView>];
 
@@ -119,7 +131,7 @@ impl Rows {
                 symbol: format!("{op}_{}_c{capacity}", self.dtype),
                 grid: [count.div_ceil(groups).min((device.sms * BLOCKS_PER_SM) as usize) as u32, 1, 1],
                 block: [THREADS, 1, 1],
-                shared_bytes: if lanes > 32 { groups as u32 * 2 * (lanes / 32) * 4 } else { 0 },
+                shared_bytes: shared_bytes(lanes),
                 params: bytemuck::bytes_of(&p).to_vec(),
                 maps: Vec::new(),
             });

@@ -4,8 +4,8 @@
 //! `SEQPAR_MAX_QUERY_SEGMENTS` pieces, the next launch the others (rows are alone). A key segment
 //! must be one tensor, because key tiles are cut from its start: pack it first where it is not.
 
-mod sm80;
-mod sm90;
+pub(super) mod sm80;
+pub(super) mod sm90;
 
 use bytemuck::Zeroable;
 

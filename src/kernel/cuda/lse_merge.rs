@@ -7,6 +7,8 @@ use super::{Device, Launch, half_name};
 use crate::error::{Error, Result};
 use crate::kernel::check::TensorView;
 
+pub(super) const THREADS: u32 = 256;
+
 /// Operands: results `[B, rows, H, D]` in bf16 or f16, log-sum-exps `[B, H, 1, rows]` in f32 with
 /// equal strides. `out` and `lse` may be those of `a` or `b`.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +70,7 @@ fn build(operands: &LseMerge, device: &Device) -> Result<Launch, String> {
     Ok(Launch {
         symbol: format!("lse_merge_{}", half_name(out.dtype)?),
         grid: [blocks(runs, 8, device), 1, 1],
-        block: [256, 1, 1],
+        block: [THREADS, 1, 1],
         shared_bytes: 0,
         params: bytemuck::bytes_of(&p).to_vec(),
         maps: Vec::new(),

@@ -12,14 +12,28 @@
 
 mod adaln;
 mod attention;
+mod bound;
+mod fatbins;
 pub mod gemm;
+mod gpu;
 mod lse_merge;
+mod occupancy;
 mod pack;
 mod params;
 mod qk_norm_rope;
+mod resources;
 mod runs;
+mod sum;
+mod variants;
 
+pub use bound::{Bound, GEMM_SHAPE, Rate, bound};
+pub use fatbins::{fatbin, fatbins};
+pub use gpu::Gpu;
 pub use lse_merge::{LseMerge, lse_merge};
+pub use occupancy::{Limit, Occupancy, occupancy};
+pub use resources::Resources;
+pub use sum::sum;
+pub use variants::{Variant, Work, variants};
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};

@@ -8,7 +8,7 @@ use super::{Device, Launch};
 use crate::kernel::check::TensorView;
 use crate::kernel::spec::Pack;
 
-const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 
 pub(super) fn launches(spec: &Pack, operands: &[Vec<TensorView>], device: &Device) -> Result<Vec<Launch>, String> {
     let mut copies = Vec::new();

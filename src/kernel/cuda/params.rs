@@ -5,6 +5,7 @@ pub const SEQPAR_MAX_KEY_SEGMENTS: u32 = 16;
 pub const SEQPAR_MAX_GEMM_PARTS: u32 = 4;
 pub const SEQPAR_MAX_GEMM_CHUNKS: u32 = 16;
 pub const SEQPAR_MAX_PACK_COPIES: u32 = 16;
+pub const SEQPAR_MAX_SUM_PARTS: u32 = 64;
 pub const SEQPAR_EPILOGUE_NONE: u32 = 0;
 pub const SEQPAR_EPILOGUE_GELU: u32 = 1;
 pub const SEQPAR_EPILOGUE_SILU: u32 = 2;
@@ -170,6 +171,15 @@ pub struct SeqparCopy {
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct SeqparPack {
     pub copies: [SeqparCopy; 16usize],
+    pub count: i32,
+    pub reserved: i32,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct SeqparSum {
+    pub parts: [u64; 64usize],
+    pub out: u64,
+    pub elems: i64,
     pub count: i32,
     pub reserved: i32,
 }

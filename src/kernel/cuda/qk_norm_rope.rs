@@ -6,12 +6,18 @@ use bytemuck::Zeroable;
 
 use super::params::{SeqparQkNormRope, SeqparView};
 use super::runs::{aligned, blocks, int, runs, view};
+use super::variants::Block;
 use super::{Device, Launch, half_name};
 use crate::kernel::check::TensorView;
 use crate::kernel::spec::{QkNormRope, RopePairs};
 
 const THREADS: u32 = 256;
 const HEADS_OF_BLOCK: usize = 64;
+
+/// A block at one head dim.
+pub(super) fn block(head_dim: usize) -> Block {
+    Block { threads: THREADS, shared_bytes: (HEADS_OF_BLOCK * (head_dim / 2 + 4) * 4) as u32 }
+}
 
 pub(super) fn launches(
     spec: &QkNormRope,
@@ -65,11 +71,12 @@ pub(super) fn launches(
             let (cos, sin) = (view(cos, &run)?, view(sin, &run)?);
             (p.cos, p.cos_row, p.sin, p.sin_row) = (cos.address, cos.row, sin.address, sin.row);
         }
+        let block = block(spec.head_dim);
         launches.push(Launch {
             symbol: format!("qk_norm_rope_{dtype}"),
             grid: [blocks(heads, HEADS_OF_BLOCK, device), 1, 1],
-            block: [THREADS, 1, 1],
-            shared_bytes: (HEADS_OF_BLOCK * (spec.head_dim / 2 + 4) * 4) as u32,
+            block: [block.threads, 1, 1],
+            shared_bytes: block.shared_bytes,
             params: bytemuck::bytes_of(&p).to_vec(),
             maps: Vec::new(),
         });

@@ -8,6 +8,7 @@ use bytemuck::Zeroable;
 
 use super::super::params::{SeqparAttention, SeqparAttentionSm90, SeqparTensorMap, SeqparView};
 use super::super::runs::int;
+use super::super::variants::Block;
 use super::super::{Device, Launch, Swizzle, TensorMap};
 use super::tile_rows;
 
@@ -67,6 +68,18 @@ pub(super) fn row_tiles(heads: usize, rows: &[usize], dim: usize, device: &Devic
     Ok(choices)
 }
 
+/// A block of the variant for row tiles of `rows` rows; `None`: no kernel of this head dim.
+pub(in super::super) fn block(dim: usize, rows: u32) -> Option<Block> {
+    let head = Head::of(dim).ok()?;
+    Some(Block { threads: 128 + 2 * rows, shared_bytes: head.shared_bytes(rows) })
+}
+
+/// Columns that are multiplied for a score, and for a row of the output.
+pub(in super::super) fn multiplied_columns(dim: usize) -> Option<[u32; 2]> {
+    let head = Head::of(dim).ok()?;
+    Some([64 * (head.dim / 64) + head.tail, head.value_columns])
+}
+
 /// `rows`: of a block; `None`: the best by the cost model.
 pub(super) fn launch(
     base: SeqparAttention,
@@ -88,11 +101,12 @@ pub(super) fn launch(
     let tiles = [p.base.batch, p.base.heads, p.base.row_tiles].iter().map(|&n| n as usize).product::<usize>();
     int(tiles)?;
     let blocks = (device.sms * head.blocks_per_sm(rows)).max(1) as usize;
+    let block = block(dim, rows).ok_or_else(|| format!("no kernel of head dim {dim}"))?;
     Ok(Launch {
         symbol: format!("attn_fwd_sm90_{dtype}_d{dim}_m{rows}"),
         grid: [tiles.min(blocks) as u32, 1, 1],
-        block: [128 + 2 * rows, 1, 1],
-        shared_bytes: head.shared_bytes(rows),
+        block: [block.threads, 1, 1],
+        shared_bytes: block.shared_bytes,
         params: bytemuck::bytes_of(&p).to_vec(),
         maps: head.maps(&p.base, rows, kv_heads),
     })

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::super::params::SeqparGemm;
+use super::super::variants::Block;
 use super::super::{Arch, Device, Launch, TensorMap};
 
 /// One variant: rows and columns of a block's tile.
@@ -92,6 +93,12 @@ pub fn estimates(device: &Device, shape: &Shape, dim: Option<usize>) -> Vec<Esti
     list
 }
 
+/// The tile of `rows` by `cols`, of the kernels that transform heads or of the others.
+pub(in super::super) fn named(arch: Arch, rows: usize, cols: usize) -> Option<Tile> {
+    let mut all = TILES.iter().chain(HEAD_TILES.iter().map(|(tile, _)| tile));
+    all.find(|tile| (tile.arch, tile.rows, tile.cols) == (arch, rows, cols)).copied()
+}
+
 /// The best of [`estimates`].
 pub fn choose(device: &Device, shape: &Shape) -> Tile {
     estimates(device, shape, None).first().map_or(TILES[0], |best| best.tile)
@@ -154,6 +161,11 @@ impl Tile {
         blocks * multiply.max(load).max(shared) * k.div_ceil(64) as f64 + rest
     }
 
+    /// A block of the variant.
+    pub(in super::super) fn block(&self) -> Block {
+        Block { threads: self.threads(), shared_bytes: self.shared_bytes() as u32 }
+    }
+
     fn threads(&self) -> u32 {
         match self.arch {
             Arch::Sm80 => 128,
@@ -164,7 +176,7 @@ impl Tile {
     /// `kSmemBytes` of the kernel.
     pub fn shared_bytes(&self) -> usize {
         let (rows, cols, stages) = (self.rows, self.cols, self.stages);
-        let staged = rows * (cols / 8 | 1) * 16;
+        let staged = rows * ((cols / 8) | 1) * 16;
         match self.arch {
             Arch::Sm80 => (stages * (rows + cols) * 64).max(staged) + cols * 4 + 16,
             Arch::Sm90 => {

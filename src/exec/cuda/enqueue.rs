@@ -1,0 +1,71 @@
+//! The one place that hands device memory to the driver: every address comes from [`Bound`], whose
+//! maker promised that what is bound is alive and ours; temporaries, flags and scratch belong to
+//! it. That no two calls conflict is the law of the plans and of their lowered form.
+
+use super::bound::Bound;
+use super::prepared::ExternalCall;
+use super::resolve::{Call, Resolved};
+use crate::cuda::{Graph, Stream, copy_device_to_device, launch, wait_value, write_value};
+use crate::error::{Error, Result};
+
+/// Enqueues all calls of a run behind `caller`, and lets `caller` wait for their end.
+pub(super) fn enqueue(bound: &Bound<'_>, caller: &Stream) -> Result<()> {
+    let prepared = bound.prepared;
+    // The runs before this one are over for `caller`.
+    bound.flags.fill(0, caller)?;
+    if prepared.options.poison {
+        prepared.ranks.iter().try_for_each(|rank| rank.arena.fill(0xff, caller))?;
+    }
+    bound.fork.record(caller)?;
+    for stream in &prepared.streams {
+        stream.wait(&bound.fork)?;
+    }
+    for resolved in &bound.calls {
+        enqueue_one(bound, resolved).map_err(|error| named(bound, resolved, error))?;
+    }
+    for (stream, join) in prepared.streams.iter().zip(&bound.joins) {
+        join.record(stream)?;
+        caller.wait(join)?;
+    }
+    Ok(())
+}
+
+/// Launches the graph that [`enqueue`] was captured into.
+pub(super) fn launch_graph(graph: &Graph, caller: &Stream) -> Result<()> {
+    // SAFETY: as for the calls themselves; see the module.
+    unsafe { graph.launch(caller) }
+}
+
+fn enqueue_one(bound: &Bound<'_>, resolved: &Resolved) -> Result<()> {
+    let prepared = bound.prepared;
+    let stream = &prepared.streams[resolved.stream];
+    match &resolved.call {
+        Call::Wait(event) => stream.wait(&prepared.events[*event]),
+        Call::Record(event) => prepared.events[*event].record(stream),
+        Call::Begin(timer) => bound.timers[*timer].0.record(stream),
+        Call::End(timer) => bound.timers[*timer].1.record(stream),
+        Call::Launch { function, geometry, params } => {
+            // SAFETY: the launch layer made the parameters for this function; see the module.
+            unsafe { launch(function, geometry, params, stream) }
+        }
+        Call::Copy { to, from, bytes } => {
+            // SAFETY: both runs lie in buffers of the plans; see the module.
+            unsafe { copy_device_to_device(*to, *from, *bytes, stream) }
+        }
+        // SAFETY: a flag of `bound`; it is raised by a stream that does not depend on this one.
+        Call::WaitFlag(address) => unsafe { wait_value(*address, 1, stream) },
+        // SAFETY: a flag of `bound`.
+        Call::RaiseFlag(address) => unsafe { write_value(*address, 1, stream) },
+        Call::External { call, parts } => {
+            let label = resolved.op.map_or("", |op| prepared.ranks[resolved.rank].plan.label(op));
+            call(ExternalCall { rank: resolved.rank, label, stream, parts })
+        }
+    }
+}
+
+fn named(bound: &Bound<'_>, resolved: &Resolved, error: Error) -> Error {
+    match resolved.op {
+        Some(op) => bound.prepared.ranks[resolved.rank].failed(op, error),
+        None => error,
+    }
+}
