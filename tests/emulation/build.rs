@@ -14,7 +14,6 @@ const COMMON: &[&str] = &["-std=c++17", "-g1", "-fPIC", "-ffp-contract=off", "-W
 /// pattern, so that what is never set shows. What thread's hooks do not see (vectors that the
 /// compiler splits, indices of local arrays) the other checks of `hooks.cpp` do.
 const KERNEL: &[&str] = &[
-    "-O1",
     "-xc++",
     "-ftrivial-auto-var-init=pattern",
     "-fsanitize=thread",
@@ -22,7 +21,10 @@ const KERNEL: &[&str] = &[
     "--param=tsan-instrument-func-entry-exit=0",
     "-Wno-unknown-pragmas",
 ];
-const EMULATION: &[&str] = &["-O2"];
+/// Tests of this tree run often; a broken copy is compiled for one run.
+const KEPT: &str = "-O1";
+const BROKEN: &str = "-O0";
+const EMULATION: &[&str] = &[];
 
 /// Where the kernels of a library come from.
 pub const KERNELS: &[&str] = &["kernels", "emu/kernels"];
@@ -32,7 +34,10 @@ pub const PROBES: &[&str] = &["emu/kernels"];
 /// The library of a source tree that holds `csrc` and `include`.
 pub fn library(root: &Path, of: &[&str]) -> Result<PathBuf, String> {
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated");
-    let own = if root == Path::new(env!("CARGO_MANIFEST_DIR")) { kept.clone() } else { root.join("built") };
+    let (own, effort) = match root == Path::new(env!("CARGO_MANIFEST_DIR")) {
+        true => (kept.clone(), KEPT),
+        false => (root.join("built"), BROKEN),
+    };
     let csrc = root.join("csrc");
     let mut headers = files(&csrc, &["h", "cuh", "inl"]);
     headers.extend(files(&root.join("include"), &["h"]));
@@ -44,10 +49,10 @@ pub fn library(root: &Path, of: &[&str]) -> Result<PathBuf, String> {
     let kernel_key = (emulation_key, key(root, &of_kernels));
     let mut jobs = Vec::new();
     for source in files(&csrc.join("emu"), &["cpp"]) {
-        jobs.push(Job::new(root, source, EMULATION, emulation_key, &kept));
+        jobs.push(Job::new(root, source, EMULATION, "-O2", emulation_key, &kept));
     }
     for source in of.iter().flat_map(|folder| files(&csrc.join(folder), &["cu"])) {
-        jobs.push(Job::new(root, source, KERNEL, kernel_key, &own));
+        jobs.push(Job::new(root, source, KERNEL, effort, kernel_key, &own));
     }
     for directory in [&kept, &own] {
         fs::create_dir_all(directory).map_err(|e| e.to_string())?;
@@ -59,6 +64,7 @@ pub fn library(root: &Path, of: &[&str]) -> Result<PathBuf, String> {
 struct Job {
     source: PathBuf,
     flags: &'static [&'static str],
+    effort: &'static str,
     object: PathBuf,
 }
 
@@ -67,14 +73,15 @@ impl Job {
         root: &Path,
         source: PathBuf,
         flags: &'static [&'static str],
+        effort: &'static str,
         headers: impl Hash,
         directory: &Path,
     ) -> Self {
         let mut hasher = DefaultHasher::new();
-        (compiler(), machine(), flags, COMMON, headers, key(root, &[&source])).hash(&mut hasher);
+        (compiler(), machine(), flags, effort, COMMON, headers, key(root, &[&source])).hash(&mut hasher);
         let stem = source.file_stem().and_then(|s| s.to_str()).unwrap_or("source");
         let object = directory.join(format!("{stem}-{:016x}.o", hasher.finish()));
-        Self { source, flags, object }
+        Self { source, flags, effort, object }
     }
 }
 
@@ -104,6 +111,7 @@ fn compile_one(job: &Job) -> Result<(), String> {
         .args(COMMON)
         .args(machine())
         .args(job.flags)
+        .arg(job.effort)
         .arg("-c")
         .arg(&job.source)
         .arg("-o")

@@ -107,7 +107,6 @@ pub const MUTANTS: &[Mutant] = &[
     k("a shut gate is no reason to stop", "if (!block.is_open()) return;", "block.is_open();"),
     k("the gate of the first chunk", "p.chunks[tile.chunk].arrival", "p.chunks[0].arrival"),
     k("the launch before is not waited for", "    ptx::grid_dependency_wait();\n", ""),
-    t("the first chunk is always the first", "+ p.chunks[p.first_chunk].first_tile", "+ 0").equivalent("each tile is a block: only their order changes"),
     t("the ring does not close", "  if (row_tile >= p.row_tiles) row_tile -= p.row_tiles;\n", ""),
     t("the ring closes a tile late", "row_tile >= p.row_tiles)", "row_tile > p.row_tiles)"),
     t("a chunk begins a tile late", "p.chunks[i].first_tile <= row_tile", "p.chunks[i].first_tile < row_tile"),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::mutant::{Mutant, Verdict};
 use crate::runner::Judgement;
 
+const SEEDS: &str = "200 seeds";
 const SURVIVED: &str = "survived";
 /// The mutants that the issue asks for, and the part of them that is caught.
 const LEAST: usize = 150;
@@ -15,6 +16,8 @@ const PERCENT_CAUGHT: usize = 98;
 pub struct Results {
     verdicts: BTreeMap<String, Verdict>,
     outcomes: BTreeMap<String, String>,
+    /// The line of `two_hundred_seeds`.
+    pub seeds: String,
 }
 
 fn path() -> PathBuf {
@@ -32,7 +35,12 @@ impl Results {
             Some((line[..at].to_owned(), line[at + 3..].to_owned()))
         });
         let outcomes = split.filter(|(name, _)| verdicts.contains_key(name)).collect();
-        Self { verdicts, outcomes }
+        let seeds = text.lines().find(|line| line.contains(SEEDS)).unwrap_or_default().to_owned();
+        Self { verdicts, outcomes, seeds }
+    }
+
+    pub fn has(&self, mutant: &Mutant) -> bool {
+        self.outcomes.contains_key(&mutant.name())
     }
 
     pub fn set(&mut self, mutant: &Mutant, judgement: Judgement) {
@@ -58,6 +66,9 @@ impl Results {
              # family | file below csrc | what is broken | the test that catches it: its complaint\n",
             counted - survived
         );
+        if !self.seeds.is_empty() {
+            text.insert_str(0, &format!("{}\n", self.seeds));
+        }
         self.outcomes.iter().for_each(|(name, outcome)| text += &format!("{name} | {outcome}\n"));
         fs::write(path(), text).unwrap();
     }
@@ -74,6 +85,7 @@ impl Results {
         let counted = self.count(|o| !o.starts_with("equivalent"));
         let caught = counted - self.count(|o| o.starts_with(SURVIVED));
         assert!(counted >= LEAST, "{counted} mutants, {LEAST} wanted");
+        assert!(!self.seeds.is_empty(), "two_hundred_seeds has not run");
         assert!(100 * caught >= PERCENT_CAUGHT * counted, "{caught} of {counted} are caught");
     }
 }
