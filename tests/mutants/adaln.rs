@@ -12,6 +12,7 @@ pub const ADALN: Family = Family {
         &[
             "nan_and_infinity_stay_in_their_rows",
             "a_row_does_not_depend_on_the_others",
+            "statistics_are_those_of_the_rows",
             "fused_equals_chained_bit_for_bit",
             "twenty_schedules_of_each_kernel_are_clean_and_equal",
             "in_place_residual_and_a_real_shape",

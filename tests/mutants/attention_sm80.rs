@@ -102,7 +102,7 @@ pub const MUTANTS: &[Mutant] = &[
     r("lse in base 2", "* 0.693147180559945309f", ""),
     r("lse without the maximum", "(state.m[h] + ptx::lg2(l))", "(ptx::lg2(l))"),
     r("rows without keys give NaN", "empty ? 0.0f : ptx::rcp(l)", "ptx::rcp(l)"),
-    r("rows without keys have a log-sum-exp", "empty ? negative_infinity() : log", "log"),
+    r("rows without keys have a log-sum-exp", "empty ? negative_infinity() : log", "log").equivalent("m and log2(0) are -inf, and so is their sum"),
     r("the second row is nine below", "const int row = rows.first + lane / 4 + 8 * h;\n    const float l", "const int row = rows.first + lane / 4 + 9 * h;\n    const float l"),
     r("columns past head_dim are stored", "row < s.rows && column < p.head_dim", "row < s.rows"),
     r("columns of the next lane", "32 * group + 8 * q;", "32 * group + 8 * (q ^ 1);"),

@@ -87,7 +87,9 @@ fn every_mutant() {
         results.set(mutant, judgement);
         results.write();
     });
-    results.into_inner().unwrap().assert_enough();
+    let results = results.into_inner().unwrap();
+    assert!(results.missing().is_empty(), "mutants that have not run: {:#?}", results.missing());
+    results.assert_enough();
 }
 
 /// Else a mutant would be caught for nothing.

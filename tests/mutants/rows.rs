@@ -7,7 +7,7 @@ pub const HEADS: Family = Family {
     sources: &["qk_norm_rope.cu"],
     arch: None,
     narrow: None,
-    tests: &[("emulated_small", &["a_row_and_a_head_are_alone", "heads_equal_float64_in_every_schedule"])],
+    tests: &[("emulated_small", &["a_row_and_a_head_are_alone", "heads_equal_float64_in_every_schedule", "blocks_go_round"])],
 };
 pub const PACK: Family = Family {
     name: "pack",
@@ -99,6 +99,7 @@ pub const MUTANTS: &[Mutant] = &[
     m("a side without keys is read", "if (wb != 0.0f) widen", "widen"),
     m("empty rows are not told", "top == ptx::bits_float(0xff800000u)", "false"),
     m("the last vector is left out", "v < vectors; v += 32", "v < vectors - 1; v += 32"),
+    m("the warps' next turns overlap", "i += gridDim.x * (kMergeThreads / 32)", "i += gridDim.x * (kMergeThreads / 32) + 1"),
     m("a warp too many works", "i < runs;", "i <= runs;"),
     m("sums of the sample's first head", " + head * p.lse_head + row", " + row"),
     m("sums of samples as far apart as heads", "batch * p.lse_batch", "batch * p.lse_head"),

@@ -184,7 +184,9 @@ fn first_complaint(text: &str) -> Option<String> {
     let mut lines = message.lines().skip(1).take_while(|line| !line.starts_with("note: run with"));
     let first = lines.next()?;
     let complaint = lines.next().filter(|line| line.contains(" [block ") || line.contains("DEADLOCK")).unwrap_or(first);
-    Some(complaint.trim().chars().take(160).collect())
+    // A wrong value comes behind a long description of the case.
+    let from = complaint.find(" element ").map_or(0, |at| at + 1);
+    Some(complaint[from..].trim().chars().take(160).collect())
 }
 
 fn copy(from: &Path, to: &Path, sources: &[&str]) {
