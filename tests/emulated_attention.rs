@@ -42,7 +42,9 @@ fn plain(dtype: Dtype, heads: usize, head_dim: usize, queries: usize, keys: usiz
 
 /// Text and image in segments, grouped heads, masks, key lengths.
 fn random(rng: &mut Rng, head_dim: usize, edges: &[usize]) -> Attention {
-    let (kv_heads, group, first_kv_head) = (rng.within(1, 2), rng.within(1, 2), rng.below(3));
+    let (kv_heads, group, first_kv_head) = (rng.within(1, 2), rng.within(1, 3), rng.below(3));
+    // The first key head may have lost some of its queries to another rank.
+    let lost = rng.below(group);
     let mut keys = Vec::new();
     for stream in [0, 1] {
         let mut base = 0;
@@ -54,9 +56,9 @@ fn random(rng: &mut Rng, head_dim: usize, edges: &[usize]) -> Attention {
     }
     Attention {
         batch: rng.within(1, 2),
-        heads: kv_heads * group,
+        heads: kv_heads * group - lost,
         kv_heads,
-        first_head: first_kv_head * group,
+        first_head: first_kv_head * group + lost,
         first_kv_head,
         group,
         queries: if rng.chance(40) { vec![rng.within(1, 70), rng.within(0, 20)] } else { vec![rng.within(1, 140)] },
@@ -261,11 +263,13 @@ fn growing_scores_rescale_every_tile() {
             let kernel = Kernel::Attention(spec);
             let mut inputs = random_operands(&kernel, &mut rng);
             inputs[0] = inputs[0].map(|[.., d], _| if d == 0 { 1.0 } else { 0.0 });
-            inputs[3] = inputs[3].map(|[_, n, ..], _| n as f32 / 16.0);
+            // Every other key towers above its neighbours: a maximum over the rest would overflow.
+            let high = |n: usize| if n % 2 == dim / 8 % 2 { 64.0 } else { 0.0 };
+            inputs[3] = inputs[3].map(|[_, n, ..], _| n as f32 / 16.0 + high(n));
             let want = truth(&kernel, &inputs);
             let got = emulate(&kernel, &inputs, &How::random(arch, &mut rng));
             assert_close("out", &got[1], &want[1], |_| 3e-3);
-            assert_close("lse", &got[2], &want[2], |_| 4e-5);
+            assert_close("lse", &got[2], &want[2], |_| 1e-4);
         }
     }
 }

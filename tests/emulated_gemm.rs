@@ -325,18 +325,21 @@ fn the_choice_of_tiles_can_be_read() {
 fn the_fused_projection_equals_the_chain() {
     let mut rng = fresh("gemm projection");
     for arch in archs() {
-        for (head_dim, tile) in
-            head_dims([64, 72, 96, 128]).into_iter().flat_map(|dim| head_tiles(arch, dim).into_iter().map(move |t| (dim, t)))
+        for (head_dim, tile) in head_dims([64, 72, 96, 128])
+            .into_iter()
+            .flat_map(|dim| head_tiles(arch, dim).into_iter().map(move |t| (dim, t)))
         {
             let (heads, kv_heads) = (rng.within(1, 3), rng.within(1, 2));
             let parts = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim];
-            let spec = Gemm { batch: 2, ..layer(HALVES[rng.below(2)], &[70, 33], 72, &parts) };
+            let spec = Gemm { batch: 2, ..layer(HALVES[rng.below(2)], &[135, 33], 72, &parts) };
             let inputs = random_operands(&Kernel::Gemm(spec.clone()), &mut rng);
-            let rope = [None, Some(RopePairs::Interleaved), Some(RopePairs::Halves)][rng.below(3)];
+            // Seldom without: a second row tile is what it takes to confuse the rows of tables.
+            let turns = [Some(RopePairs::Interleaved), Some(RopePairs::Halves)];
+            let rope = if rng.chance(20) { None } else { turns[rng.below(2)] };
             let norm_eps = (rope.is_none() || rng.chance(70)).then_some(1e-6);
             let transform =
-                QkNormRope { dtype: spec.dtype, batch: 2, rows: 70, heads, kv_heads, head_dim, norm_eps, rope };
-            let tables = [70, 33].map(|rows| tables(&QkNormRope { rows, ..transform.clone() }, &mut rng));
+                QkNormRope { dtype: spec.dtype, batch: 2, rows: 135, heads, kv_heads, head_dim, norm_eps, rope };
+            let tables = [135, 33].map(|rows| tables(&QkNormRope { rows, ..transform.clone() }, &mut rng));
             // Each piece has tables of its own; the weights are those of the first.
             let weights = usize::from(norm_eps.is_some()) * 2;
             let tables: Vec<Vec<Values>> =

@@ -146,11 +146,13 @@ impl Stored {
     pub fn new(device: &Device<'_>, values: &Values, spec: &Operand, strided: bool, poisoned: bool) -> Self {
         let shape = values.shape;
         let row = shape[2] * shape[3];
-        // A gap after each head only where heads are a dimension of their own.
+        // Operands have different strides, so that none can stand for another's; a gap after each
+        // head only where heads are a dimension of their own.
+        let gap = 8 * (1 + spec.name.bytes().map(usize::from).sum::<usize>() % 4);
         let (head_gap, row_gap) = match (strided, shape[2] > 1) {
             (false, _) => (0, 0),
-            (true, false) => (0, 8),
-            (true, true) => (8, 16),
+            (true, false) => (0, gap),
+            (true, true) => (8, 8 + gap),
         };
         let head = shape[3] + head_gap;
         let row_stride = if row == 1 { 1 } else { head * shape[2] + row_gap };

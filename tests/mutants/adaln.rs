@@ -30,6 +30,8 @@ const fn k(what: &'static str, find: &'static str, put: &'static str) -> Mutant 
     text(&ADALN, KERNEL, what, find, put)
 }
 
+/// One on a line.
+#[rustfmt::skip]
 pub const MUTANTS: &[Mutant] = &[
     text(&ADALN, REDUCE, "no barrier between the warps' sums", "  ptx::bar_sync(barrier, LANES);\n", ""),
     text(&ADALN, REDUCE, "the barrier expects a warp less", "bar_sync(barrier, LANES)", "bar_sync(barrier, LANES - 32)"),

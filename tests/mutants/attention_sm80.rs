@@ -42,6 +42,8 @@ const fn t(what: &'static str, find: &'static str, put: &'static str) -> Mutant 
 const KEYS_THERE: &str = "    ptx::cp_async_wait<0>();\n    __syncthreads();  // keys";
 const VALUES_THERE: &str = "    ptx::cp_async_wait<0>();\n    __syncthreads();  // values";
 
+/// One on a line.
+#[rustfmt::skip]
 pub const MUTANTS: &[Mutant] = &[
     k("the keys are not waited for", KEYS_THERE, "    __syncthreads();  // keys"),
     k("the wait for the keys leaves a group", KEYS_THERE, "    ptx::cp_async_wait<1>();\n    __syncthreads();  // keys"),

@@ -52,10 +52,13 @@ const fn g(what: &'static str, find: &'static str, put: &'static str) -> Mutant 
     text(&SM90, "sched/gate.cuh", what, find, put)
 }
 
-const FIRST: &str = "      if (gave_up<Variant>(p.base, shared, keys, ring, lane)) return;\n      ptx::wgmma_fence();\n";
+const FIRST: &str =
+    "      if (gave_up<Variant>(p.base, shared, keys, ring, lane)) return;\n      ptx::wgmma_fence();\n";
 const SECOND_VALUES: &str = "        ptx::wgmma_fence();\n        issue_values";
 const LAST_VALUES: &str = "      ptx::wgmma_fence();\n      issue_values";
 
+/// One on a line.
+#[rustfmt::skip]
 pub const MUTANTS: &[Mutant] = &[
     k("barriers are not fenced for TMA", "    ptx::fence_mbar_init();\n", ""),
     k("the keys' barrier expects the values' bytes", "mbar_arrive_expect_tx(full, K::kBytes)", "mbar_arrive_expect_tx(full, K::kBytes + 16)"),

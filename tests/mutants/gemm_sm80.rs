@@ -39,7 +39,10 @@ pub const GEMM80: Family = Family {
 pub const EPILOGUE: Family = Family {
     name: "gemm_epilogue",
     narrow: None,
-    tests: &[("emulated_gemm", &["every_epilogue_equals_float64", "the_output_may_be_the_residual", "rows_may_arrive_in_any_order"])],
+    tests: &[(
+        "emulated_gemm",
+        &["every_epilogue_equals_float64", "the_output_may_be_the_residual", "rows_may_arrive_in_any_order"],
+    )],
     ..GEMM80
 };
 
@@ -70,6 +73,8 @@ const fn q(what: &'static str, find: &'static str, put: &'static str) -> Mutant 
 
 const LOADED: &str = "      ptx::cp_async_wait<kStages - 2>();\n      // The stage is there for all; all are done with the one that is loaded next.\n      __syncthreads();\n";
 
+/// One on a line.
+#[rustfmt::skip]
 pub const MUTANTS: &[Mutant] = &[
     k("the wait for a stage leaves one more", "cp_async_wait<kStages - 2>()", "cp_async_wait<kStages - 1>()"),
     k("a stage is not waited for", "      ptx::cp_async_wait<kStages - 2>();\n", ""),

@@ -49,6 +49,8 @@ const fn k(what: &'static str, find: &'static str, put: &'static str) -> Mutant 
 const EMPTY: &str = "        mbar_wait(empty(ring.slot), ring.parity ^ 1);\n        ptx::mbar_arrive";
 const BACK: &str = "      ptx::wgmma_wait<1>();\n      if (lane == 0) ptx::mbar_arrive(empty(last));\n";
 
+/// One on a line.
+#[rustfmt::skip]
 pub const MUTANTS: &[Mutant] = &[
     k("barriers are not fenced for TMA", "    ptx::fence_mbar_init();\n", ""),
     k("no barrier behind the barriers' start", "    ptx::grid_launch_dependents();\n    __syncthreads();\n", "    ptx::grid_launch_dependents();\n"),

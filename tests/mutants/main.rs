@@ -30,7 +30,17 @@ use results::Results;
 use runner::{Binaries, assert_control, judge_all};
 
 fn all() -> Vec<&'static Mutant> {
-    [adaln::MUTANTS, rows::MUTANTS, attention_sm80::MUTANTS, attention_sm90::MUTANTS, gemm_sm80::MUTANTS, gemm_sm90::MUTANTS].into_iter().flatten().collect()
+    [
+        adaln::MUTANTS,
+        rows::MUTANTS,
+        attention_sm80::MUTANTS,
+        attention_sm90::MUTANTS,
+        gemm_sm80::MUTANTS,
+        gemm_sm90::MUTANTS,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn families(mutants: &[&Mutant]) -> Vec<&'static Family> {

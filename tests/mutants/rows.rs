@@ -7,7 +7,10 @@ pub const HEADS: Family = Family {
     sources: &["qk_norm_rope.cu"],
     arch: None,
     narrow: None,
-    tests: &[("emulated_small", &["a_row_and_a_head_are_alone", "heads_equal_float64_in_every_schedule", "blocks_go_round"])],
+    tests: &[(
+        "emulated_small",
+        &["a_row_and_a_head_are_alone", "heads_equal_float64_in_every_schedule", "blocks_go_round"],
+    )],
 };
 pub const PACK: Family = Family {
     name: "pack",
@@ -43,6 +46,8 @@ const fn m(what: &'static str, find: &'static str, put: &'static str) -> Mutant 
 const STAGE: &str = "staged[v] = item.active ? channels[v] : uint4{0, 0, 0, 0};\n    __syncwarp();\n";
 const TURN: &str = "p.halves != 0);\n      __syncwarp();\n";
 
+/// One on a line.
+#[rustfmt::skip]
 pub const MUTANTS: &[Mutant] = &[
     h("no order between staging and norm", STAGE, "staged[v] = item.active ? channels[v] : uint4{0, 0, 0, 0};\n"),
     h("no order between norm and rotation", "p.eps);\n      __syncwarp();\n", "p.eps);\n"),

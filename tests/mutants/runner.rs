@@ -28,9 +28,8 @@ impl Binaries {
         assert!(output.status.success(), "cargo test --no-run failed");
         let text = String::from_utf8(output.stdout).unwrap();
         let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let found = messages.filter_map(|m| {
-            Some((m["target"]["name"].as_str()?.to_owned(), PathBuf::from(m["executable"].as_str()?)))
-        });
+        let found = messages
+            .filter_map(|m| Some((m["target"]["name"].as_str()?.to_owned(), PathBuf::from(m["executable"].as_str()?))));
         Self(found.collect())
     }
 
@@ -75,7 +74,8 @@ fn judge_of(mutant: &Mutant, narrow: Option<&Narrow>, binaries: &Binaries) -> Ju
         Change::Text { file, find, put, times } => tree.replace(file, find, put, times, &mutant.name()),
         Change::Launch(name) => fault = Some(name),
     }
-    tree.judge(mutant.family, narrow, binaries, fault).unwrap_or_else(|e| panic!("{} does not compile:\n{e}", mutant.name()))
+    tree.judge(mutant.family, narrow, binaries, fault)
+        .unwrap_or_else(|e| panic!("{} does not compile:\n{e}", mutant.name()))
 }
 
 /// The tests of a family pass on a tree where nothing is broken.
