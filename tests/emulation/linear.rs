@@ -164,7 +164,8 @@ impl Tables {
         let of = |name: &str, values: &[Values]| -> Vec<TensorView> {
             let own = operands.iter().zip(values).filter(|(operand, _)| operand.name == name);
             // Sines have another row stride than cosines.
-            own.map(|(operand, values)| Stored::new(device, values, operand, operand.name == "sin", false).view).collect()
+            own.map(|(operand, values)| Stored::new(device, values, operand, operand.name == "sin", false).view)
+                .collect()
         };
         Self {
             weights: ["q_weight", "k_weight"].map(|name| of(name, &pieces[0])).to_vec(),

@@ -124,7 +124,7 @@ pub const MUTANTS: &[Mutant] = &[
     k("warpgroups share their queries", "issue_scores<kDim, kRows>(type, scores, shared.q(), 64 * group, shared.k(ring.slot));\n        ptx", "issue_scores<kDim, kRows>(type, scores, shared.q(), 0, shared.k(ring.slot));\n        ptx"),
     k("warpgroups share their rows", "tile.first_row + 64 * group + 16 * warp", "tile.first_row + 16 * warp"),
     k("nobody begins the turns", "if (kOn && group == Variant::kWarpgroups - 1) ptx::bar_arrive", "if (false) ptx::bar_arrive"),
-    k("the last turn is not taken", "    if (kOn && group == 0) ptx::bar_sync(barrier(0), 256);", ""),
+    k("the last turn is not taken", "    if (kOn && group == 0) ptx::bar_sync(barrier(0), 256);", "").survives("the block ends with an arrival that nobody waits for: barriers end with their block, and a launch that gives up leaves one too"),
     k("turns are for one warpgroup", "ptx::bar_sync(barrier(group), 256)", "ptx::bar_sync(barrier(group), 128)"),
     k("the turns' barrier is the block's", "return 1 + group;", "return group;"),
     k("values begin before the keys' end", "kValueOffset = K::kBytes", "kValueOffset = K::kBytes - 1024"),

@@ -56,6 +56,11 @@ impl Results {
         self.outcomes.contains_key(&mutant.name())
     }
 
+    pub fn is_caught(&self, mutant: &Mutant) -> bool {
+        let outcome = self.outcomes.get(&mutant.name());
+        outcome.is_some_and(|o| !o.starts_with(SURVIVED) && !o.starts_with("equivalent"))
+    }
+
     pub fn set(&mut self, mutant: &Mutant, judgement: Judgement) {
         let outcome = judgement.unwrap_or_else(|| SURVIVED.to_owned());
         self.outcomes.insert(mutant.name(), explained(outcome, mutant.verdict));

@@ -83,7 +83,7 @@ fn merge(rng: &mut Rng, seed: u64) {
         let operand = Operand { name, mode, dtype, shape, piece: None, broadcast: false };
         Stored::new(&device, &values, &operand, true, mode == Mode::Write).view
     };
-    let (out, lse) = ([2, 7, 3, 72], [2, 3, 7, 1]);
+    let (out, lse) = ([2, 7, 3, 72], [2, 3, 1, 7]);
     let operands = LseMerge {
         out_a: stored("out_a", Dtype::Bf16, out, Mode::Read),
         lse_a: stored("lse_a", Dtype::F32, lse, Mode::Read),
