@@ -38,7 +38,7 @@ fn kernels() -> Result<(), String> {
     let out = folder("OUT_DIR").ok_or("run by cargo only: no OUT_DIR")?;
     let cache = folder("SEQPAR_KERNEL_CACHE").unwrap_or_else(|| out.clone());
     let nvcc = nvcc::find(|name| var_os(name))?;
-    let compiled = nvcc::compile(&nvcc, &nvcc::sources(&root)?, &cache)?;
+    let compiled = nvcc::compile(&nvcc, &nvcc::sources(&root.join("csrc/kernels"))?, &cache)?;
     let mut rows = Vec::new();
     for family in &compiled {
         rows.extend(ptxas::read(&family.family, &family.log)?);

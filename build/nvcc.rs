@@ -1,7 +1,7 @@
 //! Compiles families of kernels with nvcc, one fatbin each, several at a time.
 //!
 //! A family is a source file; its name says what it is for: `*_sm80.cu` for sm_80, `*_sm90.cu` for
-//! sm_90a, any other for both. Newer devices than those run the PTX of compute_80, the only one
+//! sm_90a, any other for both; the emulation's probes (`csrc/emu/kernels`) for sm_90a. Newer devices than those run the PTX of compute_80, the only one
 //! that is kept: it is what is portable. A result is kept under the hash of all that it depends on.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-const FLAGS: [&str; 7] = ["-std=c++17", "-O3", "-fmad=false", "-lineinfo", "-Xptxas", "-v", "-fatbin"];
+/// Line numbers are for Nsight; compressed they cost little.
+const FLAGS: [&str; 8] =
+    ["-std=c++17", "-O3", "-fmad=false", "-lineinfo", "-Xptxas", "-v", "-Xfatbin=-compress-all", "-fatbin"];
 const SM80: &str = "-gencode=arch=compute_80,code=[sm_80,compute_80]";
 const SM90: &str = "-gencode=arch=compute_90a,code=sm_90a";
 
@@ -71,13 +73,12 @@ pub fn of(path: &Path) -> Result<Nvcc, String> {
     }
 }
 
-/// The families of a source tree.
+/// The sources of a folder, `csrc/kernels` for those of all families.
 ///
 /// # Errors
 /// There are none.
-pub fn sources(root: &Path) -> Result<Vec<PathBuf>, String> {
-    let folder = root.join("csrc/kernels");
-    let entries = fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+pub fn sources(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let paths = entries.flatten().map(|entry| entry.path());
     let mut found: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|e| e == "cu")).collect();
     found.sort();
@@ -117,7 +118,8 @@ pub fn compile(nvcc: &Nvcc, sources: &[PathBuf], folder: &Path) -> Result<Vec<Co
 fn compile_one(nvcc: &Nvcc, source: &Path, folder: &Path) -> Result<Compiled, String> {
     let stem = source.file_stem().unwrap_or_default().to_string_lossy();
     let mut hasher = DefaultHasher::new();
-    (&nvcc.version, FLAGS, architectures(&stem)).hash(&mut hasher);
+    let architectures = architectures(&stem, is_emulation(source));
+    (&nvcc.version, FLAGS, &architectures).hash(&mut hasher);
     let mut files = BTreeMap::new();
     read_with_includes(source, &mut files)?;
     // Names within the tree only: the same sources elsewhere compile to the same.
@@ -125,7 +127,7 @@ fn compile_one(nvcc: &Nvcc, source: &Path, folder: &Path) -> Result<Compiled, St
     let fatbin = folder.join(format!("{stem}-{:016x}.fatbin", hasher.finish()));
     let log = fatbin.with_extension("log");
     if !(fatbin.exists() && log.exists()) {
-        run(nvcc, source, &architectures(&stem), &fatbin, &log)?;
+        run(nvcc, source, &architectures, &fatbin, &log)?;
     }
     let log = fs::read_to_string(&log).map_err(|e| format!("{}: {e}", log.display()))?;
     Ok(Compiled { family: stem.into_owned(), fatbin, log })
@@ -146,18 +148,24 @@ fn run(nvcc: &Nvcc, source: &Path, architectures: &[&str], fatbin: &Path, log: &
     written.map_err(|e| format!("{}: {e}", fatbin.display()))
 }
 
-fn architectures(family: &str) -> Vec<&'static str> {
+fn architectures(family: &str, is_probe: bool) -> Vec<&'static str> {
     match family {
+        _ if is_probe => vec![SM90],
         _ if family.ends_with("_sm80") => vec![SM80],
         _ if family.ends_with("_sm90") => vec![SM90],
         _ => vec![SM80, SM90],
     }
 }
 
-/// A file and what it includes by quoted name, the emulation left out: nvcc does not see it.
+fn is_emulation(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str() == "emu")
+}
+
+/// A file and what it includes by quoted name. The emulation is left out where a kernel's source
+/// names it: nvcc does not see it.
 fn read_with_includes(path: &Path, files: &mut BTreeMap<PathBuf, String>) -> Result<(), String> {
     let path = fs::canonicalize(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    if files.contains_key(&path) || path.iter().any(|part| part == "emu") {
+    if files.contains_key(&path) || is_emulation(&path) && !path.parent().is_some_and(|p| p.ends_with("kernels")) {
         return Ok(());
     }
     let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;

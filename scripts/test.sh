@@ -24,6 +24,13 @@ step "clippy" cargo clippy --quiet --all-targets -- -D warnings
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
 step "tests" cargo test --no-fail-fast
 step "without the command line" cargo clippy --quiet --no-default-features --lib -- -D warnings
+if [ "$(uname -s)" = Linux ]; then
+    # The kernels that the tests have compiled are found again by content.
+    nvcc="${NVCC:-$(scripts/cuda_wheels.sh || true)}"
+    kernels=(env NVCC="$nvcc" SEQPAR_KERNEL_CACHE="$PWD/${CARGO_TARGET_DIR:-target}/tmp/nvcc")
+    step "kernels in the crate" "${kernels[@]}" cargo test --quiet --features kernels --lib kernel::cuda
+    step "clippy of all features" "${kernels[@]}" cargo clippy --quiet --features kernels --lib --bins -- -D warnings
+fi
 
 printf '\n== results\n'
 printf '%s\n' "${results[@]}"

@@ -1,16 +1,16 @@
-//! Chooses a strategy: builds the plan of every candidate, predicts its time on a machine and
-//! takes the cheapest.
+//! Chooses a strategy: builds the plans of every candidate, simulates them on a machine and takes
+//! the fastest.
 //!
-//! The prediction runs each rank's plan against per-stream clocks: an op starts when its stream
-//! and everything it depends on are done, kernels cost what [`Machine::kernel_s`] says of their
-//! flops and bytes, communications what the larger of their two directions takes on the link.
-//! Peers are assumed in step. It compares strategies; it is no promise of absolute time.
+//! The simulation is that of [`crate::exec::sim`]; what it is worth in absolute time depends on
+//! the machine's constants, what it says of one strategy against another on little more than
+//! bytes, messages and what can lie under what. [`crossover`] finds where one strategy overtakes
+//! another. Test: `tests/auto.rs`.
 
 use crate::error::{Error, Result};
-use crate::kernel::spec::Kernel;
-use crate::machine::Machine;
+use crate::exec::sim::{Busy, SimMachine, SimOptions, World};
 use crate::mesh::Mesh;
-use crate::plan::{Checked, Direction, OpId, OpKind, Plan, check_world};
+use crate::plan::{Checked, Plan, check, check_ranks, check_world};
+use crate::shard::even_range;
 use crate::strategy::Strategy;
 
 /// What a strategy is predicted to cost, per rank: the largest over the ranks.
@@ -24,10 +24,12 @@ pub struct Prediction {
     pub keeps_bits: bool,
     /// Seconds of one run.
     pub seconds: f64,
-    /// Seconds in which the compute stream works.
+    /// Seconds in which kernels run.
     pub compute_s: f64,
-    /// Seconds in which the links work.
+    /// Seconds in which communication runs.
     pub comm_s: f64,
+    /// Seconds in which communication runs and no kernel does.
+    pub exposed_s: f64,
     /// Bytes sent.
     pub bytes_sent: u64,
     /// Messages sent.
@@ -38,29 +40,40 @@ pub struct Prediction {
     pub peak_bytes: usize,
 }
 
-/// Predictions of all candidates that the problem and `ranks` allow, cheapest first. Degrees that
-/// are given restrict usp. `build` makes the plans of one candidate.
+/// What is to be chosen for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Where it runs.
+    pub machine: &'a SimMachine,
+    /// How.
+    pub options: SimOptions<'a>,
+    /// Ranks of one sequence.
+    pub ranks: usize,
+    /// Query heads and key heads.
+    pub heads: (usize, usize),
+    /// Ulysses and ring degree of usp, where given.
+    pub degrees: (Option<usize>, Option<usize>),
+}
+
+/// Predictions of all candidates that the problem and the ranks allow, fastest first. `build`
+/// makes the plans of one candidate.
 ///
 /// # Errors
-/// No candidate can do the problem (the first refusal says why), or a plan that breaks the law.
-pub fn explain(
-    machine: &Machine,
-    ranks: usize,
-    heads: (usize, usize),
-    degrees: (Option<usize>, Option<usize>),
-    build: impl Fn(Strategy, &Mesh) -> Result<Vec<Plan>>,
-) -> Result<Vec<Prediction>> {
+/// No candidate can do the problem (the first refusal says why), a plan that breaks the law, or a
+/// machine with too few ranks.
+pub fn explain(ask: &Ask, build: impl Fn(Strategy, &Mesh) -> Result<Vec<Plan>>) -> Result<Vec<Prediction>> {
     let mut rows = Vec::new();
     let mut refusal = None;
     for strategy in Strategy::ALL {
-        if (strategy == Strategy::Single) != (ranks == 1) {
+        if (strategy == Strategy::Single) != (ask.ranks == 1) {
             continue;
         }
-        let (ulysses, ring) = if strategy == Strategy::Usp { degrees } else { (None, None) };
-        let plans =
-            strategy.mesh(ranks, ulysses, ring, heads.0, heads.1).and_then(|mesh| Ok((mesh, build(strategy, &mesh)?)));
+        let (ulysses, ring) = if strategy == Strategy::Usp { ask.degrees } else { (None, None) };
+        let plans = strategy
+            .mesh(ask.ranks, ulysses, ring, ask.heads.0, ask.heads.1)
+            .and_then(|mesh| Ok((mesh, build(strategy, &mesh)?)));
         match plans {
-            Ok((mesh, plans)) => rows.push(predict(machine, strategy, mesh, &check_world(plans)?)),
+            Ok((mesh, plans)) => rows.push(predict(ask.machine, ask.options, strategy, mesh, check_world(plans)?)?),
             Err(error) => refusal = refusal.or(Some(error)),
         }
     }
@@ -71,7 +84,7 @@ pub fn explain(
     }
 }
 
-/// The cheapest prediction among those that keep the bits, or among all with `allow_reorder`.
+/// The fastest prediction among those that keep the bits, or among all with `allow_reorder`.
 ///
 /// # Errors
 /// No candidate.
@@ -83,117 +96,83 @@ pub fn choose(rows: &[Prediction], allow_reorder: bool) -> Result<&Prediction> {
     })
 }
 
-/// Predicts one strategy's cost from the plans of all ranks.
-pub fn predict(machine: &Machine, strategy: Strategy, mesh: Mesh, plans: &[Checked<Plan>]) -> Prediction {
-    let mut row = Prediction {
+/// Builds the plans of the first `count` ranks of a world, which repeat if there are more, and
+/// holds them to the law, all ranks included; on as many threads as there are cores.
+///
+/// # Errors
+/// Those of `build`, or a plan that breaks the law.
+pub fn lawful(count: usize, build: impl Fn(usize) -> Result<Plan> + Sync) -> Result<Vec<Checked<Plan>>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(count.max(1));
+    let each = |rank: usize| build(rank).and_then(check);
+    let part = |thread: usize| even_range(count, threads, thread).map(each).collect::<Result<Vec<_>>>();
+    let parts: Vec<Result<Vec<Checked<Plan>>>> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|thread| scope.spawn(move || part(thread))).collect();
+        let first = part(0);
+        let rest = others.into_iter().map(|thread| {
+            let lost = || Error::Unsupported("a thread that built plans panicked".into());
+            thread.join().unwrap_or_else(|_| Err(lost()))
+        });
+        std::iter::once(first).chain(rest).collect()
+    });
+    let plans: Vec<Checked<Plan>> = parts.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    check_ranks(&plans)?;
+    Ok(plans)
+}
+
+/// Predicts one strategy's cost from lawful plans, of all ranks or of those that repeat.
+///
+/// # Errors
+/// A machine with too few ranks.
+pub fn predict(
+    machine: &SimMachine,
+    options: SimOptions,
+    strategy: Strategy,
+    mesh: Mesh,
+    plans: Vec<Checked<Plan>>,
+) -> Result<Prediction> {
+    let mut world = World::new(machine, options);
+    let flops = plans.iter().map(|plan| plan.flops()).fold(0.0, f64::max);
+    plans.iter().try_for_each(|plan| world.push(plan))?;
+    drop(plans);
+    let figures = world.figures()?;
+    let most = |of: fn(&Busy) -> u64| figures.busy.iter().map(of).max().unwrap_or(0) as f64 / 1e9;
+    Ok(Prediction {
         strategy,
         mesh,
         keeps_bits: strategy.keeps_bits(&mesh),
-        seconds: 0.0,
-        compute_s: 0.0,
-        comm_s: 0.0,
-        bytes_sent: 0,
-        messages_sent: 0,
-        flops: 0.0,
-        peak_bytes: 0,
-    };
-    for plan in plans {
-        let clock = run(machine, plan);
-        row.seconds = row.seconds.max(clock.end);
-        row.compute_s = row.compute_s.max(clock.compute);
-        row.comm_s = row.comm_s.max(clock.comm);
-        row.bytes_sent = row.bytes_sent.max(plan.bytes_sent());
-        row.messages_sent = row.messages_sent.max(plan.messages_sent());
-        row.flops = row.flops.max(plan.flops());
-        row.peak_bytes = row.peak_bytes.max(plan.memory().peak_bytes);
-    }
-    row
-}
-
-struct Clock {
-    end: f64,
-    compute: f64,
-    comm: f64,
-}
-
-fn run(machine: &Machine, plan: &Checked<Plan>) -> Clock {
-    let mut ends = vec![0.0f64; plan.ops.len()];
-    let mut streams = vec![0.0f64; plan.streams.len()];
-    let mut clock = Clock { end: 0.0, compute: 0.0, comm: 0.0 };
-    let mut incoming: Vec<Vec<(usize, bool)>> = vec![Vec::new(); plan.ops.len()];
-    for edge in plan.edges() {
-        incoming[edge.to.0 as usize].push((edge.from.0 as usize, edge.gate));
-    }
-    for id in plan.op_ids() {
-        let stream = plan.op(id).stream.0 as usize;
-        let waits = incoming[id.0 as usize].iter().filter(|(_, gate)| !gate).map(|(from, _)| ends[*from]);
-        let begin = waits.fold(streams[stream], f64::max);
-        let end = match plan.op(id).kind {
-            OpKind::Kernel(i) => {
-                let busy = pieces(machine, &plan.kernels[i as usize]);
-                clock.compute += busy.iter().sum::<f64>();
-                gated_end(plan, id, begin, &busy, &ends)
-            }
-            OpKind::Comm(_) => {
-                let busy = transfer_s(machine, plan, id);
-                clock.comm += busy;
-                begin + busy
-            }
-            OpKind::Copy => begin + machine.launch_s + 2.0 * copied_bytes(plan, id) / machine.memory_bytes_per_s,
-            OpKind::External(_) | OpKind::Mark => begin,
-        };
-        ends[id.0 as usize] = end;
-        streams[stream] = end;
-        clock.end = clock.end.max(end);
-    }
-    clock
-}
-
-fn pieces(machine: &Machine, kernel: &Kernel) -> Vec<f64> {
-    let seconds = |piece| {
-        let cost = kernel.piece_cost(piece);
-        machine.kernel_s(kernel.dtype(), cost.flops, cost.bytes)
-    };
-    (0..kernel.pieces()).map(seconds).collect()
-}
-
-/// End of a kernel whose pieces start in order, each no earlier than what its gates wait for.
-fn gated_end(plan: &Plan, id: OpId, begin: f64, busy: &[f64], ends: &[f64]) -> f64 {
-    let operands = if plan.accesses(id).iter().any(|a| a.gate.is_some()) {
-        plan.kernel(id).map(Kernel::operands).unwrap_or_default()
-    } else {
-        Vec::new()
-    };
-    busy.iter().enumerate().fold(begin, |now, (piece, seconds)| {
-        let gates = plan.accesses(id).iter().filter(|access| {
-            let of = operands.get(access.operand as usize).and_then(|operand| operand.piece);
-            of == Some(piece as u16)
-        });
-        let arrived = gates.filter_map(|access| access.gate).map(|op| ends[op.0 as usize]).fold(now, f64::max);
-        arrived + seconds
+        seconds: figures.wall_ns as f64 / 1e9,
+        compute_s: most(|busy| busy.compute_ns),
+        comm_s: most(|busy| busy.comm_ns),
+        exposed_s: most(|busy| busy.exposed_ns),
+        bytes_sent: figures.bytes_sent.iter().copied().max().unwrap_or(0),
+        messages_sent: figures.messages_sent.iter().copied().max().unwrap_or(0),
+        flops,
+        peak_bytes: figures.peak_bytes.iter().copied().max().unwrap_or(0),
     })
 }
 
-fn transfer_s(machine: &Machine, plan: &Plan, id: OpId) -> f64 {
-    let Some(comm) = plan.comm(id) else { return 0.0 };
-    let mut sent = 0.0;
-    let mut received = 0.0;
-    for (transfer, access) in comm.transfers.iter().zip(plan.accesses(id)) {
-        let bytes = plan.access_bytes(access) as f64;
-        match transfer.direction {
-            Direction::Send if transfer.peer == plan.rank => {}
-            Direction::Send => sent += bytes,
-            // A sum of own rows is received once from every other rank.
-            Direction::Recv if comm.kind.reduces() => {
-                received += bytes * (plan.groups[comm.group as usize].len() - 1) as f64;
+/// The factor on all link rates at which `a` and `b` take the same time, between 1/4096 and 4096,
+/// to one part in 50; `None` if one of them is faster throughout. Both are seconds at a factor.
+///
+/// # Errors
+/// Those of `a` and `b`.
+pub fn crossover(a: impl Fn(f64) -> Result<f64>, b: impl Fn(f64) -> Result<f64>) -> Result<Option<f64>> {
+    let ahead = |factor: f64| Ok::<bool, Error>(a(factor)? < b(factor)?);
+    let now = ahead(1.0)?;
+    // The nearest power of two on either side at which it is the other way round.
+    for step in 1..=12 {
+        for sign in [-1, 1] {
+            let far = 2f64.powi(sign * step);
+            if ahead(far)? == now {
+                continue;
             }
-            Direction::Recv => received += bytes,
+            let (mut same, mut other) = (2f64.powi(sign * (step - 1)), far);
+            while (same / other).max(other / same) > 1.02 {
+                let middle = (same * other).sqrt();
+                *(if ahead(middle)? == now { &mut same } else { &mut other }) = middle;
+            }
+            return Ok(Some((same * other).sqrt()));
         }
     }
-    let larger = sent.max(received);
-    if comm.transfers.is_empty() { 0.0 } else { machine.transfer_s(larger) }
-}
-
-fn copied_bytes(plan: &Plan, id: OpId) -> f64 {
-    plan.accesses(id).first().map_or(0.0, |access| plan.access_bytes(access) as f64)
+    Ok(None)
 }

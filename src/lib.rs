@@ -43,6 +43,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod auto;
+pub mod bench;
 pub mod comm;
 #[cfg(feature = "cuda")]
 pub mod cuda;

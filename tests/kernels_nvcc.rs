@@ -39,8 +39,8 @@ fn compiler() -> Nvcc {
     nvcc::of(Path::new(String::from_utf8(output.stdout).unwrap().trim())).unwrap()
 }
 
-fn compiled(nvcc: &Nvcc) -> Vec<Compiled> {
-    nvcc::compile(nvcc, &nvcc::sources(root()).unwrap(), &folder()).unwrap_or_else(|e| panic!("{e}"))
+fn compiled(nvcc: &Nvcc, sources: &str) -> Vec<Compiled> {
+    nvcc::compile(nvcc, &nvcc::sources(&root().join(sources)).unwrap(), &folder()).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn read(compiled: &[Compiled]) -> Result<Vec<Resources>, String> {
@@ -52,7 +52,7 @@ fn read(compiled: &[Compiled]) -> Result<Vec<Resources>, String> {
 #[test]
 fn every_kernel_passes_the_gates() {
     let nvcc = compiler();
-    let compiled = compiled(&nvcc);
+    let compiled = compiled(&nvcc, "csrc/kernels");
     for family in &compiled {
         let link = folder().join(format!("{}.fatbin", family.family));
         let _ = fs::remove_file(&link);
@@ -66,6 +66,15 @@ fn every_kernel_passes_the_gates() {
     let text = fs::read_to_string(&table).unwrap_or_default();
     ptxas::compare(&nvcc.version, &rows, &text).unwrap_or_else(|e| panic!("\n{e}"));
     assert_eq!(text, ptxas::render(ptxas::compiler_of(&text), &rows), "csrc/ptxas.txt is not in its own form");
+}
+
+/// The probes of the primitives, which a GPU is to run one day, need not be fast: a note is no fault.
+#[test]
+fn the_emulations_probes_assemble() {
+    for probe in compiled(&compiler(), "csrc/emu/kernels") {
+        assert!(probe.log.contains("Compiling entry function 'probe_"), "{}: {}", probe.family, probe.log);
+        assert!(!probe.log.contains("warning"), "{}: {}", probe.family, probe.log);
+    }
 }
 
 /// One of `tests/data`, through the same compilation and the same gates.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Module prefixes with the height of their layer; the longest prefix decides. Modules of one
 /// height do not name each other, unless they share the first name.
-const LAYERS: [(&str, usize); 18] = [
+const LAYERS: [(&str, usize); 19] = [
     ("error", 0),
     ("json", 0),
     ("dtype", 0),
@@ -24,16 +24,27 @@ const LAYERS: [(&str, usize); 18] = [
     ("exec", 5),
     ("auto", 6),
     ("dit", 7),
-    ("capi", 8),
-    ("bin", 8),
+    ("bench", 8),
+    ("capi", 9),
+    ("bin", 9),
 ];
 
 /// Executing kernels stands beside the strategies, above the plan.
 const KERNEL_LAYERS: [(&str, usize); 4] =
     [("kernel::spec", 1), ("kernel::oracle", 4), ("kernel::host", 4), ("kernel::cuda", 4)];
 
-const UNSAFE_HOMES: [&str; 8] =
-    ["ffi", "cuda", "comm/nccl", "comm/peer", "capi", "kernel/host", "exec/host/memory.rs", "exec/cuda/kernels.rs"];
+const UNSAFE_HOMES: [&str; 10] = [
+    "ffi",
+    "cuda",
+    "comm/nccl",
+    "comm/peer",
+    "capi",
+    "kernel/host",
+    "exec/host/memory.rs",
+    "exec/cuda/enqueue.rs",
+    "exec/cuda/kernels.rs",
+    "exec/cuda/prepared.rs",
+];
 
 const PANICS: [&str; 5] = [".unwrap()", ".expect(", "panic!", "todo!", "unimplemented!"];
 
@@ -41,6 +52,16 @@ const PANICS: [&str; 5] = [".unwrap()", ".expect(", "panic!", "todo!", "unimplem
 fn a_lower_layer_never_names_a_higher_one() {
     refuse_none(sources().iter().flat_map(|file| {
         upward_names(&file.module, &file.text).into_iter().map(|what| format!("{}: {what}", file.name))
+    }));
+}
+
+/// Executors that must not know each other.
+const EXECUTORS: [&str; 3] = ["host", "sim", "cuda"];
+
+#[test]
+fn no_executor_names_another() {
+    refuse_none(sources().iter().flat_map(|file| {
+        names_of_other_executors(&file.module, &file.text).into_iter().map(|what| format!("{}: {what}", file.name))
     }));
 }
 
@@ -148,6 +169,17 @@ fn upward_names(module: &[String], text: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// Paths from one executor to another; what both need stands in `exec`.
+fn names_of_other_executors(module: &[String], text: &str) -> Vec<String> {
+    let executor = |path: &[String]| match path {
+        [first, second, ..] if first == "exec" && EXECUTORS.contains(&second.as_str()) => Some(second.clone()),
+        _ => None,
+    };
+    let Some(own) = executor(module) else { return Vec::new() };
+    let named = paths(module, text).into_iter().filter_map(|(line, path)| Some((line, executor(&path)?)));
+    named.filter(|(_, other)| *other != own).map(|(line, other)| format!("line {line} names exec::{other}")).collect()
 }
 
 /// All paths that start at the crate's root, with their line; `super` is resolved, groups in
@@ -423,6 +455,24 @@ fn the_scanner_finds_upward_names() {
         ("plan::law", "use mycrate::exec::Report; // execute"),
     ] {
         assert_eq!(upward_names(&module(from), text), Vec::<String>::new(), "{from}: {text}");
+    }
+}
+
+#[test]
+fn the_scanner_finds_one_executor_in_another() {
+    for (from, text) in [
+        ("exec::sim", "use crate::exec::host::Link;"),
+        ("exec::sim::ports", "use super::super::host::Link;"),
+        ("exec::host::stream", "/// As [`crate::exec::sim`] does."),
+    ] {
+        assert_eq!(names_of_other_executors(&module(from), text).len(), 1, "{from}: {text}");
+    }
+    for (from, text) in [
+        ("exec", "pub use host::Link; use crate::exec::sim::simulate;"),
+        ("exec::sim::run", "use crate::exec::{Report, Span}; use super::ports::Ports;"),
+        ("auto", "use crate::exec::sim::simulate; use crate::exec::host::Link;"),
+    ] {
+        assert_eq!(names_of_other_executors(&module(from), text), Vec::<String>::new(), "{from}: {text}");
     }
 }
 

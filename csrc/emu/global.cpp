@@ -114,11 +114,13 @@ void global_access(const GlobalAccess& access, const void* p, uint64_t n) {
             name_of(device, at).c_str(), of_earlier_launch(granule.writer_block) ? "writes" : "reads");
       return;
     }
-    if (access.atomic || !check) {
+    if (!check) {
       if (access.write) granule.initialised = true;
       continue;
     }
-    if (!ordered(access, granule.writer_block, granule.writer, granule.async_writer,
+    // Atomics (and acquiring loads, releasing stores) do not race with each other.
+    if (!(access.atomic && granule.atomic_writer) &&
+        !ordered(access, granule.writer_block, granule.writer, granule.async_writer,
                  access.write ? "WAW race" : "RAW race", at)) {
       return;
     }
@@ -127,10 +129,11 @@ void global_access(const GlobalAccess& access, const void* p, uint64_t n) {
       granule.writer_block = own.serial;
       granule.writer = access.epoch;
       granule.async_writer = access.async;
+      granule.atomic_writer = access.atomic;
       granule.initialised = true;
       granule.reader_block = 0;
       granule.many_readers = false;
-    } else {
+    } else if (!access.atomic) {
       if (granule.reader_block >= own.launch->blocks_from && granule.reader_block != own.serial) granule.many_readers = true;
       granule.reader_block = own.serial;
       granule.reader = access.epoch;

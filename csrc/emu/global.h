@@ -19,6 +19,7 @@ struct Granule {  // two bytes
   Epoch reader = 0;
   bool initialised = false;
   bool async_writer = false;
+  bool atomic_writer = false;
   bool many_readers = false;
 };
 
@@ -47,7 +48,7 @@ struct Device {
   Device();
   ~Device();
   uint8_t* arena;
-  uint64_t used = 0;
+  uint64_t used = 1 << 20;  // room for accesses far before the first allocation
   std::vector<Allocation> allocations;  // ascending
   size_t last_hit = 0;
   uint32_t next_block_serial = 1;

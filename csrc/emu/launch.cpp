@@ -129,12 +129,11 @@ void finish_block(Launch& launch, Block& block) {
   current_thread = &block.threads[0];
   block.threads[0].site = nullptr;
   for (BulkOp& op : block.bulk) {
-    if (!op.load && !op.source.empty()) {  // what it writes needs the block no more
-      land_bulk(block, op);
-      continue;
+    if (op.load) {
+      error("a block ends with a copy into its shared memory in flight");
+    } else {
+      land_bulk(block, op);  // it has read its source, or its thread was reported
     }
-    error(op.load ? "a block ends with a copy into its shared memory in flight"
-                  : "a block ends with a bulk store that it did not wait for");
   }
   current_thread = nullptr;
   spare.push_back({block.stacks, block.shared_mapping});

@@ -56,7 +56,7 @@ struct Thread : ThreadIndex {
   uint32_t copy_group = 1;
   int bulk_agent = -1;        // for its stores' reads of shared memory
   int bulk_write_agent = -1;  // and for their writes
-  uint32_t bulk_group = 1;
+  uint32_t bulk_group = 1, bulk_last = 0, bulk_waited = 0;  // open, of the last store, waited for (or read)
 };
 
 struct Collective {  // lanes of a warp that met at one instruction

@@ -51,7 +51,12 @@ void move(Warp& warp, const Collective& met) {
       int64_t offset = shared_offset(thread, rows[r], 16, 16, first.store ? "stmatrix" : "ldmatrix");
       if (offset < 0) return;
       if (block.launch->options.check) {
-        block.shadow.access({thread, epoch(thread.id, thread.clock), first.store, false}, static_cast<uint32_t>(offset), 16);
+        // The row is of lanes 4r to 4r + 3, whoever gives its address: it counts as written by one of
+        // them, and one of them must know of what it reads.
+        const Thread& other = *warp.thread[4 * r + (m == 0 && r == 0)];
+        const Thread& recorded = first.store ? other : thread;
+        block.shadow.access({thread, epoch(recorded.id, recorded.clock), first.store, false}, static_cast<uint32_t>(offset), 16);
+        if (!first.store) block.shadow.shares_read(other, static_cast<uint32_t>(offset));
       }
       if (!first.store) memcpy(tile[r], block.shared + offset, 16);
     }

@@ -70,7 +70,11 @@ uint32_t update(uint32_t* p, const char* what, bool acquires, uint32_t (*apply)(
   if (acquires) acquire_at(thread, p);
   *p = apply(old, v);
   release_at(thread, p, true);
-  made_visible(thread);
+  if (*p == old) {  // polling by an atomic: nothing for others to see
+    maybe_switch(thread);
+  } else {
+    made_visible(thread);
+  }
   return old;
 }
 

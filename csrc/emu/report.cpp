@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <algorithm>
 #include <map>
+#include <mutex>
 
 #include "machine.h"
 
@@ -77,7 +78,7 @@ std::string ranges(const std::vector<int>& ids) {
   return text;
 }
 
-std::string source_line(const void* pc) {
+std::string look_up_source_line(const void* pc) {
   Dl_info info;
   if (!dladdr(pc, &info)) return "";
   char command[1024];
@@ -98,6 +99,16 @@ std::string source_line(const void* pc) {
   }
   pclose(pipe);
   return text;
+}
+
+// Looking one up starts a program that reads all debugging information.
+std::string source_line(const void* pc) {
+  static std::mutex mutex;
+  static std::map<const void*, std::string> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto found = known.find(pc);
+  if (found == known.end()) found = known.emplace(pc, look_up_source_line(pc)).first;
+  return found->second;
 }
 
 }  // namespace

@@ -82,8 +82,9 @@ bool advance(Launch& launch, int& idle, uint64_t& seen_progress) {
   seen_progress = launch.progress;
   // Ever longer steps: a bounded wait of any length ends before this counts as a deadlock.
   launch.now_ns += kIdleStepNs << std::min(idle / 256, 20);
+  if (++idle >= kIdleRounds) return false;
   wake_pollers(launch);
-  return ++idle < kIdleRounds;
+  return true;
 }
 
 }  // namespace
@@ -116,6 +117,7 @@ void fiber_main() {
   launch.entry(launch.params);
   thread.site = nullptr;
   if (!thread.copies.empty()) error("a thread ends with cp.async that it did not wait for");
+  if (thread.bulk_last > thread.bulk_waited) error("a thread ends with a bulk store that it did not wait for");
   thread.state = State::kExited;
   thread.warp->ready &= ~(1u << thread.lane);
   thread.warp->live &= ~(1u << thread.lane);
@@ -152,7 +154,6 @@ void run_launch(Launch& launch) {
       enter(launch, thread);
       switch_stack(&launch.main_stack_pointer, thread->stack_pointer);
       current_thread = nullptr;
-      idle = 0;
     }
     for (size_t i = 0; i < launch.blocks.size();) {
       Block& block = *launch.blocks[i];

@@ -56,6 +56,14 @@ void SharedShadow::access(const SharedAccess& access, uint32_t offset, uint32_t 
   }
 }
 
+void SharedShadow::shares_read(const Thread& thread, uint32_t offset) {
+  const Cell& line = lines_[offset / 16];
+  const Cell& cell = line.split ? parts_[offset / 16 * 8] : line;
+  if (cell.writer && !happened_before(thread, cell.writer)) {
+    race({const_cast<Thread&>(thread), 0, false, false}, "RAW race", cell.writer, offset);
+  }
+}
+
 void SharedShadow::set_mbarrier(uint32_t offset, bool live) {
   split(offset / 16);
   for (uint32_t i = 0; i < 4; i++) {

@@ -29,6 +29,8 @@ class SharedShadow {
   void reset(uint32_t bytes);
   // Bounds were checked.
   void access(const SharedAccess& access, uint32_t offset, uint32_t bytes);
+  // Another thread takes part in a read that was recorded: it too must know of the writer.
+  void shares_read(const Thread& thread, uint32_t offset);
   void set_mbarrier(uint32_t offset, bool live);
 
  private:

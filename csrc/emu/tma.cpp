@@ -126,7 +126,7 @@ void store(Thread& thread, BulkOp op, int64_t offset) {
   }
   op.thread = thread.id;
   op.agent = static_cast<uint32_t>(thread.bulk_agent);
-  op.group = thread.bulk_group;
+  op.group = thread.bulk_last = thread.bulk_group;
   const SharedAccess read{thread, epoch(op.agent, op.group), false, true};
   const GlobalAccess write{thread, epoch(static_cast<uint32_t>(thread.bulk_write_agent), op.group), true, true, false};
   auto read_shared = [&](uint32_t at, uint32_t bytes) {
@@ -178,6 +178,10 @@ void land_bulk(Block& block, BulkOp& op) {
     error("a copy lands on mbarrier 0x%x in phase %u, but was issued in phase %u", barrier.address, barrier.phase, op.phase);
   }
   barrier.tx_bytes -= static_cast<int64_t>(op.bytes);
+  if (!barrier.pending && barrier.tx_bytes < 0) {
+    error("mbarrier 0x%x: %ld bytes more landed in phase %u than expected (too few bytes expected?)", barrier.address,
+          static_cast<long>(-barrier.tx_bytes), barrier.phase);
+  }
   complete_phase(block, barrier);
 }
 
@@ -287,6 +291,7 @@ void bulk_wait(int n, bool read) {
   }
   if (thread.bulk_agent >= 0 && done_before > 1) {
     const uint32_t done = static_cast<uint32_t>(done_before - 1);
+    thread.bulk_waited = std::max(thread.bulk_waited, done);
     learn(thread, static_cast<uint32_t>(thread.bulk_agent), done, true);
     if (!read) learn(thread, static_cast<uint32_t>(thread.bulk_write_agent), done, true);
   }

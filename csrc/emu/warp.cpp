@@ -23,7 +23,7 @@ void collective(const char* name, uint32_t mask, void* argument, CollectiveBody 
   if (!met) {
     warp.collectives.push_back({mask, 0, name, {}});
     met = &warp.collectives.back();
-  } else if (met->mask != mask || strcmp(met->name, name) != 0) {
+  } else if (met->mask != mask || (met->name != name && strcmp(met->name, name) != 0)) {
     error("divergent warp: lanes 0x%x wait at %s (mask 0x%x), this lane is at %s (mask 0x%x)", met->arrived, met->name,
           met->mask, name, mask);
     block_on(thread, State::kCollective);

@@ -281,3 +281,6 @@ void wgmma_wait(int n) {
 extern "C" uint32_t emu_wgmma_element_address(uint64_t descriptor, int32_t mn, int32_t k, int32_t mn_major) {
   return emu::wgmma_element_address(descriptor, mn, k, mn_major != 0);
 }
+extern "C" int32_t emu_wgmma_accumulator_index(int32_t lane_register, int32_t lane, int32_t n) {
+  return emu::accumulator_index(lane_register, lane, n);
+}

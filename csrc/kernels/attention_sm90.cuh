@@ -13,10 +13,11 @@
 // key tiles are the same, and a row meets them in one order.
 //
 // Assumes scale >= 0, head_dim a multiple of 8, and addresses and strides of q, k, v, out that are
-// multiples of 16 bytes (o: 8). Proof: tests/emulated_attention_sm90.rs.
+// multiples of 16 bytes (o: 8). Proof: tests/emulated_attention.rs, tests/emulated_attention_sm90.rs.
 //
-// Not yet measured on a GPU, and to be decided there (kernels.md §6.6): kKeys and stages; turns on or
-// off; n = 72 against 80 and 32-byte swizzled values for D = 72; the skipped rescale.
+// No GPU has measured it yet. To be decided by measurement: kKeys and kStages; turns on or off, by
+// number of warpgroups; the rate of 32-byte swizzled values for D = 72, and of n = 80; whether the
+// skipped rescale pays for its vote; the rates of the cost model that chooses the row tile.
 #pragma once
 #include "../common/barrier.cuh"
 #include "../common/method.cuh"
@@ -246,6 +247,8 @@ PTX_FN void attention_sm90_mask(const SeqparAttentionSm90& p, const AttentionSm9
     while (keys.next(p.base, at.b)) {
       mbar_wait(shared.k_full(ring.slot), ring.parity);
       if (gave_up<Variant>(p.base, shared, keys, ring, lane)) return;
+      // A lane that has not seen this phase yet would take the next but one for it.
+      __syncwarp();
       if (lane == 0) ptx::mbar_arrive(shared.k_empty(ring.slot));
       mbar_wait(shared.v_landed(ring.slot), ring.parity);
       const SeqparKeySegment& s = p.base.keys[keys.segment];
@@ -395,6 +398,8 @@ PTX_FN void attention_sm90_compute(const SeqparAttentionSm90& p, const Attention
       ptx::wgmma_wait<0>();
       release(shared.v_empty(before.slot));
     } else {
+      // As in the masking warp: all lanes have seen the queries' phase.
+      __syncwarp();
       release(shared.q_empty());
     }
     if (p.base.carry_out) {

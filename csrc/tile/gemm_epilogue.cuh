@@ -5,7 +5,7 @@
 #pragma once
 #include "../common/element.cuh"
 #include "../common/method.cuh"
-#include "../common/view.cuh"
+#include "../common/rows.cuh"
 #include "activation.cuh"
 #include "gemm_tile.cuh"
 
@@ -24,20 +24,6 @@ template <class T>
 PTX_FN float load_half(const uint16_t* at) {
   return low(T{}, *at);
 }
-template <class T>
-PTX_FN void widen(uint4 v, float (&x)[kGroup]) {
-  const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    x[2 * i] = low(T{}, pairs[i]);
-    x[2 * i + 1] = high(T{}, pairs[i]);
-  }
-}
-template <class T>
-PTX_FN uint4 narrow(const float (&x)[kGroup]) {
-  return {pack(T{}, x[0], x[1]), pack(T{}, x[2], x[3]), pack(T{}, x[4], x[5]), pack(T{}, x[6], x[7])};
-}
-
 template <int N>
 PTX_FN void finish(int epilogue, float (&x)[N], const float (&residual)[N], const float (&gate)[N]) {
   switch (epilogue) {

@@ -37,32 +37,34 @@ impl DeviceMemory {
         self.bytes
     }
 
-    /// Copies from the host to its start, behind all earlier work of `stream`; returns when done.
+    /// Copies from the host to the bytes from `offset` on, behind all earlier work of `stream`;
+    /// returns when done.
     ///
     /// # Errors
     /// More bytes than it has, and what the driver says.
-    pub fn write(&self, from: &[u8], stream: &Stream) -> Result<()> {
-        self.fits(from.len())?;
+    pub fn write(&self, offset: usize, from: &[u8], stream: &Stream) -> Result<()> {
+        let to = self.range(offset, from.len())?;
         if from.is_empty() {
             return Ok(());
         }
         // SAFETY: the range is ours; the copy is done before the slice ends.
-        let result = unsafe { sys::cuMemcpyHtoDAsync_v2(self.address, from.as_ptr().cast(), from.len(), stream.raw()) };
+        let result = unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), from.len(), stream.raw()) };
         check(result, "cuMemcpyHtoD")?;
         stream.synchronize()
     }
 
-    /// Copies its start to the host, behind all earlier work of `stream`, and waits for it.
+    /// Copies the bytes from `offset` on to the host, behind all earlier work of `stream`, and
+    /// waits for it.
     ///
     /// # Errors
     /// More bytes than it has, and what the driver says, a failure of earlier work included.
-    pub fn read(&self, to: &mut [u8], stream: &Stream) -> Result<()> {
-        self.fits(to.len())?;
+    pub fn read(&self, offset: usize, to: &mut [u8], stream: &Stream) -> Result<()> {
+        let from = self.range(offset, to.len())?;
         if to.is_empty() {
             return Ok(());
         }
         // SAFETY: the range is ours; the copy is done before the slice ends.
-        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), self.address, to.len(), stream.raw()) };
+        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), stream.raw()) };
         check(result, "cuMemcpyDtoH")?;
         stream.synchronize()
     }
@@ -79,11 +81,12 @@ impl DeviceMemory {
         check(unsafe { sys::cuMemsetD8Async(self.address, value, self.bytes, stream.raw()) }, "cuMemsetD8")
     }
 
-    fn fits(&self, bytes: usize) -> Result<()> {
-        if bytes <= self.bytes {
-            return Ok(());
+    /// Address of `bytes` bytes from `offset` on.
+    fn range(&self, offset: usize, bytes: usize) -> Result<u64> {
+        if offset.checked_add(bytes).is_some_and(|end| end <= self.bytes) {
+            return Ok(self.address + offset as u64);
         }
-        Err(Error::Bind(format!("{bytes} bytes for device memory of {}", self.bytes)))
+        Err(Error::Bind(format!("bytes {offset} to {offset} + {bytes} of device memory of {}", self.bytes)))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod config;
 pub mod ddim;
+pub mod models;
 pub mod patch;
 mod plan;
 mod weights;

@@ -1,16 +1,18 @@
 //! Executors run plans. They share one small vocabulary, the [`Report`] of [`Span`]s, so that a
 //! prediction and a measurement are the same picture: [`trace`] writes it for Chrome or Perfetto,
-//! [`overlap`] condenses it. [`host`] needs no GPU; `cuda` (with the feature) launches kernels on one.
+//! [`overlap`] condenses it. [`host`] needs no GPU, [`sim`] no time, `cuda` (a feature) one GPU.
 
+pub mod collective;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod host;
 mod placed;
 mod report;
+pub mod sim;
 mod tensor;
 pub mod trace;
 
-pub use report::{Overlap, overlap};
+pub use report::{Intervals, Overlap, exposed, overlap};
 pub use tensor::HostTensor;
 
 use std::sync::Arc;

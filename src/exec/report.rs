@@ -1,7 +1,10 @@
 //! Overlap: how much of a rank's communication its compute hides. One function for measured and
 //! predicted reports.
 
-use super::{Report, Span};
+use super::{Report, Span, SpanKind};
+
+/// Begins and ends in ns, disjoint, ascending.
+pub type Intervals = Vec<(u64, u64)>;
 
 /// Overlap on one rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -20,27 +23,46 @@ pub struct Overlap {
 
 /// Overlap figures of every rank.
 pub fn overlap(report: &Report) -> Vec<Overlap> {
-    let ranks = report.spans.iter().map(|span| span.rank + 1).max().unwrap_or(0).max(report.streams.len());
-    (0..ranks).map(|rank| overlap_of(report, rank)).collect()
+    by_rank(report).iter().enumerate().map(|(rank, spans)| overlap_of(rank, spans)).collect()
 }
 
-fn overlap_of(report: &Report, rank: usize) -> Overlap {
-    let of_rank = |wanted: fn(&Span) -> bool| {
-        let spans = report.spans.iter().filter(|span| span.rank == rank && wanted(span));
-        union(spans.map(|span| (span.begin_ns, span.end_ns)).collect())
+/// The intervals, in ns, in which each rank communicates and does not compute.
+pub fn exposed(report: &Report) -> Vec<Intervals> {
+    let of_rank = |spans: &Vec<&Span>| {
+        let (compute, comm) = unions(spans);
+        outside(&comm, &compute)
     };
-    let compute = of_rank(|span| span.kind.computes());
-    let comm = of_rank(|span| span.kind == super::SpanKind::Comm);
+    by_rank(report).iter().map(of_rank).collect()
+}
+
+fn by_rank(report: &Report) -> Vec<Vec<&Span>> {
+    let ranks = report.spans.iter().map(|span| span.rank + 1).max().unwrap_or(0).max(report.streams.len());
+    let mut spans: Vec<Vec<&Span>> = vec![Vec::new(); ranks];
+    report.spans.iter().for_each(|span| spans[span.rank].push(span));
+    spans
+}
+
+fn overlap_of(rank: usize, spans: &[&Span]) -> Overlap {
+    let (compute, comm) = unions(spans);
     let (compute_ns, comm_ns) = (length(&compute), length(&comm));
-    let exposed_ns = comm_ns - common(&compute, &comm);
+    let exposed_ns = length(&outside(&comm, &compute));
     let hidden = if comm_ns == 0 { 1.0 } else { 1.0 - exposed_ns as f64 / comm_ns as f64 };
     Overlap { rank, compute_ns, comm_ns, exposed_ns, hidden }
 }
 
+/// When the spans compute, and when they communicate.
+fn unions(spans: &[&Span]) -> (Intervals, Intervals) {
+    let of = |wanted: fn(&Span) -> bool| {
+        let wanted = spans.iter().filter(|span| wanted(span));
+        union(wanted.map(|span| (span.begin_ns, span.end_ns)).collect())
+    };
+    (of(|span| span.kind.computes()), of(|span| span.kind == SpanKind::Comm))
+}
+
 /// The same instants as disjoint ascending intervals.
-fn union(mut intervals: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+fn union(mut intervals: Vec<(u64, u64)>) -> Intervals {
     intervals.sort_unstable();
-    let mut joined: Vec<(u64, u64)> = Vec::new();
+    let mut joined = Intervals::new();
     for (begin, end) in intervals.into_iter().filter(|(begin, end)| begin < end) {
         match joined.last_mut() {
             Some(last) if begin <= last.1 => last.1 = last.1.max(end),
@@ -54,19 +76,28 @@ fn length(intervals: &[(u64, u64)]) -> u64 {
     intervals.iter().map(|(begin, end)| end - begin).sum()
 }
 
-/// Length of what two unions share.
-fn common(a: &[(u64, u64)], b: &[(u64, u64)]) -> u64 {
-    let (mut i, mut j, mut shared) = (0, 0, 0);
-    while i < a.len() && j < b.len() {
-        shared += a[i].1.min(b[j].1).saturating_sub(a[i].0.max(b[j].0));
-        if a[i].1 < b[j].1 { i += 1 } else { j += 1 }
+/// The parts of the intervals of `a` that lie in none of `b`; both are unions.
+fn outside(a: &[(u64, u64)], b: &[(u64, u64)]) -> Intervals {
+    let mut rest = Vec::new();
+    let mut first = 0;
+    for &(begin, end) in a {
+        let mut from = begin;
+        first += b[first..].iter().take_while(|other| other.1 <= begin).count();
+        for &(other_begin, other_end) in b[first..].iter().take_while(|other| other.0 < end) {
+            if other_begin > from {
+                rest.push((from, other_begin));
+            }
+            from = from.max(other_end);
+        }
+        if from < end {
+            rest.push((from, end));
+        }
     }
-    shared
+    rest
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::SpanKind;
     use super::*;
 
     #[test]
@@ -95,6 +126,7 @@ mod tests {
         let figures = overlap(&report);
         let expected = Overlap { rank: 0, compute_ns: 22, comm_ns: 17, exposed_ns: 8, hidden: 1.0 - 8.0 / 17.0 };
         assert_eq!(figures[0], expected);
+        assert_eq!(exposed(&report), [vec![(12, 20)], vec![], vec![]]);
         assert_eq!(figures[1], Overlap { rank: 1, compute_ns: 7, comm_ns: 0, exposed_ns: 0, hidden: 1.0 });
         assert_eq!(figures[2].compute_ns, 0);
     }

@@ -41,9 +41,14 @@ impl<T> Boxes<T> {
 
     /// Forgets the boxes that lie inside `region`.
     pub(super) fn remove_inside(&mut self, region: &Region) {
-        self.wide.retain(|(other, _)| !region.contains(other));
-        let inside: Vec<_> =
-            self.near(region).filter(|(_, (other, _))| region.contains(other)).map(|(key, _)| *key).collect();
+        self.remove_inside_if(region, |_| true);
+    }
+
+    /// Forgets those of them whose value is `superseded`.
+    pub(super) fn remove_inside_if(&mut self, region: &Region, superseded: impl Fn(&T) -> bool) {
+        self.wide.retain(|(other, value)| !(region.contains(other) && superseded(value)));
+        let gone = |(other, value): &(Region, T)| region.contains(other) && superseded(value);
+        let inside: Vec<_> = self.near(region).filter(|(_, entry)| gone(entry)).map(|(key, _)| *key).collect();
         for key in inside {
             self.narrow.remove(&key);
         }

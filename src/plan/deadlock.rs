@@ -8,14 +8,17 @@
 
 use std::collections::VecDeque;
 
+use super::member::Member;
 use super::rules::at;
 use super::tags::Tags;
 use super::{Checked, OpId, Plan};
 use crate::error::Result;
 
 /// Refuses a cycle, naming the ops and ranks on it.
-pub(super) fn check(plans: &[Checked<Plan>], tags: &Tags) -> Result<()> {
-    let mut run = Run::new(plans, tags);
+pub(super) fn check(plans: &[Member], tags: &Tags) -> Result<()> {
+    let different = plans.iter().take_while(|plan| plan.rank() == plan.plan.rank);
+    let shapes: Vec<Shape> = different.map(|plan| Shape::new(plan)).collect();
+    let mut run = Run::new(plans, &shapes, tags);
     run.finish();
     run.refuse_cycle()
 }
@@ -28,18 +31,27 @@ enum Peers {
     Some(Vec<u32>),
 }
 
-struct Rank<'a> {
-    plan: &'a Checked<Plan>,
-    /// What each op still needs before it starts and before it ends.
+/// What all ranks share that run one plan under different names.
+struct Shape {
+    /// What each op needs before it starts and before it ends.
     start_needs: Vec<u32>,
     end_needs: Vec<u32>,
     /// Successor on the stream, and index of the first edge that leaves an op, in `out`.
     successor: Vec<Option<OpId>>,
     first_out: Vec<u32>,
     out: Vec<(OpId, bool)>,
-    /// Index of each op's communication among those of the world.
-    tag: Vec<Option<usize>>,
+    /// As the plan names them.
     peers: Vec<Peers>,
+}
+
+struct Rank<'a> {
+    plan: Member<'a>,
+    shape: &'a Shape,
+    /// What each op still needs before it starts and before it ends.
+    start_needs: Vec<u32>,
+    end_needs: Vec<u32>,
+    /// Index of each op's communication among those of the world.
+    tag: Vec<Option<u32>>,
 }
 
 struct Run<'a> {
@@ -52,9 +64,9 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(plans: &'a [Checked<Plan>], tags: &'a Tags) -> Self {
-        let ranks: Vec<Rank> =
-            plans.iter().zip(&tags.issued).map(|(plan, issued)| Rank::new(plan, issued, tags)).collect();
+    fn new(plans: &[Member<'a>], shapes: &'a [Shape], tags: &'a Tags) -> Self {
+        let named = plans.iter().zip(shapes.iter().cycle()).zip(&tags.issued);
+        let ranks: Vec<Rank> = named.map(|((plan, shape), issued)| Rank::new(*plan, shape, issued)).collect();
         let unstarted = tags.shared.iter().map(|shared| shared.ops.len()).collect();
         let mut ready = VecDeque::new();
         for (rank, of) in ranks.iter().enumerate() {
@@ -78,48 +90,63 @@ impl<'a> Run<'a> {
         self.end_needs_one_less(rank, op);
         let tags = self.tags;
         let Some(tag) = self.ranks[rank as usize].tag[op.0 as usize] else { return };
-        let shared = &tags.shared[tag];
-        if let Peers::Some(peers) = &self.ranks[rank as usize].peers[op.0 as usize] {
-            for peer in peers.clone() {
-                let theirs = op_on(tags, tag, peer);
-                let theirs = theirs.filter(|op| !matches!(self.ranks[peer as usize].peers[op.0 as usize], Peers::All));
-                if let Some(theirs) = theirs {
-                    self.end_needs_one_less(peer, theirs);
+        let shared = &tags.shared[tag as usize];
+        let (plan, shape) = (self.ranks[rank as usize].plan, self.ranks[rank as usize].shape);
+        match &shape.peers[op.0 as usize] {
+            Peers::Some(peers) => {
+                for peer in peers.iter().map(|&peer| plan.named(peer)) {
+                    let theirs = op_on(tags, tag, peer);
+                    let theirs = theirs.filter(|op| !matches!(self.peers(peer, *op), Peers::All));
+                    if let Some(theirs) = theirs {
+                        self.end_needs_one_less(peer, theirs);
+                    }
                 }
             }
-        } else if matches!(self.ranks[rank as usize].peers[op.0 as usize], Peers::All) {
             // Those that exchange with some ranks only still wait for this one.
-            for &(peer, theirs) in &shared.ops {
-                let waits = match &self.ranks[peer as usize].peers[theirs.0 as usize] {
-                    Peers::Some(peers) => peers.binary_search(&rank).is_ok(),
-                    Peers::All | Peers::Nobody => false,
-                };
-                if waits {
-                    self.end_needs_one_less(peer, theirs);
+            Peers::All => {
+                for &(peer, theirs) in &shared.ops {
+                    if matches!(self.peers(peer, theirs), Peers::Some(_)) && self.exchanges(peer, theirs, rank) {
+                        self.end_needs_one_less(peer, theirs);
+                    }
                 }
             }
+            Peers::Nobody => {}
         }
-        self.unstarted[tag] -= 1;
-        if self.unstarted[tag] == 0 {
+        self.unstarted[tag as usize] -= 1;
+        if self.unstarted[tag as usize] == 0 {
             for &(peer, theirs) in &shared.ops {
-                if matches!(self.ranks[peer as usize].peers[theirs.0 as usize], Peers::All) {
+                if matches!(self.peers(peer, theirs), Peers::All) {
                     self.end_needs_one_less(peer, theirs);
                 }
             }
         }
     }
 
+    fn peers(&self, rank: u32, op: OpId) -> &'a Peers {
+        &self.ranks[rank as usize].shape.peers[op.0 as usize]
+    }
+
+    /// True if `op` of `rank` exchanges with `other`.
+    fn exchanges(&self, rank: u32, op: OpId, other: u32) -> bool {
+        match self.peers(rank, op) {
+            Peers::All => true,
+            Peers::Some(peers) => peers.iter().any(|&peer| self.ranks[rank as usize].plan.named(peer) == other),
+            Peers::Nobody => false,
+        }
+    }
+
     fn end(&mut self, rank: u32, op: OpId) {
         let of = &mut self.ranks[rank as usize];
-        let out = of.first_out[op.0 as usize] as usize..of.first_out[op.0 as usize + 1] as usize;
-        if let Some(next) = of.successor[op.0 as usize] {
+        let shape = of.shape;
+        let out = shape.first_out[op.0 as usize] as usize..shape.first_out[op.0 as usize + 1] as usize;
+        if let Some(next) = shape.successor[op.0 as usize] {
             of.start_needs[next.0 as usize] -= 1;
             if of.start_needs[next.0 as usize] == 0 {
                 self.ready.push_back((rank, next, false));
             }
         }
         for i in out {
-            let (to, gate) = self.ranks[rank as usize].out[i];
+            let (to, gate) = shape.out[i];
             if gate {
                 self.end_needs_one_less(rank, to);
                 continue;
@@ -166,7 +193,7 @@ impl<'a> Run<'a> {
             names.join(" waits for ")
         );
         let (rank, op) = path[0];
-        Err(at(self.ranks[rank as usize].plan, op, why))
+        Err(at(&self.ranks[rank as usize].plan, op, why))
     }
 
     /// Something unfinished that an unfinished op waits for.
@@ -182,73 +209,73 @@ impl<'a> Run<'a> {
             return Some((rank, edge.from));
         }
         if !started {
-            let previous = of.plan.op_ids().find(|earlier| of.successor[earlier.0 as usize] == Some(op));
+            let previous = of.plan.op_ids().find(|earlier| of.shape.successor[earlier.0 as usize] == Some(op));
             return previous.map(|previous| (rank, previous));
         }
         let tag = of.tag[op.0 as usize]?;
-        let exchanges = |peer: u32| match &of.peers[op.0 as usize] {
-            Peers::All => true,
-            Peers::Some(peers) => peers.binary_search(&peer).is_ok(),
-            Peers::Nobody => false,
-        };
         let waiting = |&&(peer, theirs): &&(u32, OpId)| {
-            exchanges(peer) && self.ranks[peer as usize].start_needs[theirs.0 as usize] > 0
+            self.exchanges(rank, op, peer) && self.ranks[peer as usize].start_needs[theirs.0 as usize] > 0
         };
-        self.tags.shared[tag].ops.iter().find(waiting).copied()
+        self.tags.shared[tag as usize].ops.iter().find(waiting).copied()
     }
 }
 
 impl<'a> Rank<'a> {
-    fn new(plan: &'a Checked<Plan>, issued: &[(OpId, usize)], tags: &Tags) -> Self {
+    fn new(plan: Member<'a>, shape: &'a Shape, issued: &[(OpId, usize)]) -> Self {
+        let mut tag = vec![None; plan.ops.len()];
+        for &(op, index) in issued {
+            tag[op.0 as usize] = Some(index as u32);
+        }
+        Self { plan, shape, start_needs: shape.start_needs.clone(), end_needs: shape.end_needs.clone(), tag }
+    }
+}
+
+impl Shape {
+    fn new(plan: &Checked<Plan>) -> Self {
         let ops = plan.ops.len();
-        let mut rank = Self {
-            plan,
+        let mut shape = Self {
             start_needs: vec![0; ops],
             end_needs: vec![1; ops],
             successor: vec![None; ops],
             first_out: vec![0; ops + 1],
             out: vec![(OpId(0), false); plan.edges().len()],
-            tag: vec![None; ops],
-            peers: (0..ops).map(|_| Peers::Nobody).collect(),
+            peers: plan.op_ids().map(|op| peers(plan, op)).collect(),
         };
         let mut last: Vec<Option<OpId>> = vec![None; plan.streams.len()];
         for id in plan.op_ids() {
             if let Some(previous) = last[plan.op(id).stream.0 as usize].replace(id) {
-                rank.successor[previous.0 as usize] = Some(id);
-                rank.start_needs[id.0 as usize] += 1;
+                shape.successor[previous.0 as usize] = Some(id);
+                shape.start_needs[id.0 as usize] += 1;
             }
         }
         for edge in plan.edges() {
-            rank.first_out[edge.from.0 as usize + 1] += 1;
-            let needs = if edge.gate { &mut rank.end_needs } else { &mut rank.start_needs };
+            shape.first_out[edge.from.0 as usize + 1] += 1;
+            let needs = if edge.gate { &mut shape.end_needs } else { &mut shape.start_needs };
             needs[edge.to.0 as usize] += 1;
         }
         for op in 0..ops {
-            rank.first_out[op + 1] += rank.first_out[op];
+            shape.first_out[op + 1] += shape.first_out[op];
         }
-        let mut next = rank.first_out.clone();
+        let mut next = shape.first_out.clone();
         for edge in plan.edges() {
             let slot = &mut next[edge.from.0 as usize];
-            rank.out[*slot as usize] = (edge.to, edge.gate);
+            shape.out[*slot as usize] = (edge.to, edge.gate);
             *slot += 1;
         }
-        for &(op, tag) in issued {
-            let peers = peers(plan, op, tags.shared[tag].ranks.len());
-            rank.end_needs[op.0 as usize] += match &peers {
+        for (needs, peers) in shape.end_needs.iter_mut().zip(&shape.peers) {
+            *needs += match peers {
                 Peers::Nobody => 0,
                 Peers::All => 1,
                 Peers::Some(peers) => peers.len() as u32,
             };
-            rank.tag[op.0 as usize] = Some(tag);
-            rank.peers[op.0 as usize] = peers;
         }
-        rank
+        shape
     }
 }
 
 /// With whom an op exchanges. A reducing op needs the whole group: a rank without a slot of its
 /// own sends to all others.
-fn peers(plan: &Plan, op: OpId, group: usize) -> Peers {
+fn peers(plan: &Plan, op: OpId) -> Peers {
     let Some(comm) = plan.comm(op) else { return Peers::Nobody };
     if comm.kind.reduces() {
         return Peers::All;
@@ -258,12 +285,12 @@ fn peers(plan: &Plan, op: OpId, group: usize) -> Peers {
     peers.dedup();
     match peers.len() {
         0 => Peers::Nobody,
-        n if n + 1 == group => Peers::All,
+        n if n + 1 == plan.groups[comm.group as usize].len() => Peers::All,
         _ => Peers::Some(peers),
     }
 }
 
-fn op_on(tags: &Tags, tag: usize, rank: u32) -> Option<OpId> {
-    let ops = &tags.shared[tag].ops;
+fn op_on(tags: &Tags, tag: u32, rank: u32) -> Option<OpId> {
+    let ops = &tags.shared[tag as usize].ops;
     ops.binary_search_by_key(&rank, |op| op.0).ok().map(|at| ops[at].1)
 }

@@ -3,7 +3,8 @@
 //! An edge joins two ops that touch overlapping regions of one buffer, one of them writing:
 //! read after write, write after read, write after write. Edges lead forward in plan order. They
 //! are not reduced over streams ([`super::lower`] does that), but what a later write covers is
-//! forgotten: whoever touches it next waits for that write, which has waited for the rest.
+//! forgotten: whoever touches it next waits for that write, which has waited for the rest. So is
+//! a read that a later read of its stream covers.
 //! Aliasing within one op (a residual added in place) is no edge.
 //!
 //! Assumes a well-formed plan (ids and regions in range) whose gates fill what they gate, which
@@ -58,6 +59,11 @@ pub fn derive(plan: &Plan) -> Vec<Edge> {
         }
         for access in accesses.filter(|a| !a.mode.writes()) {
             let past = past_of(&mut history, plan, access);
+            // Who waits for this read waits for the earlier ones of its stream.
+            let stream = plan.op(id).stream;
+            past.remove_inside_if(&access.region, |past| {
+                !past.writes && past.op != id && plan.op(past.op).stream == stream
+            });
             if !past.overlapping(access.region).any(|(region, past)| past.op == id && region.contains(&access.region)) {
                 past.insert(access.region, Past { op: id, writes: false });
             }

@@ -24,6 +24,7 @@ pub mod edges;
 mod gates;
 mod law;
 pub mod lower;
+mod member;
 pub mod memory;
 mod operands;
 pub mod order;
@@ -36,7 +37,7 @@ mod world;
 pub use builder::{Builder, View};
 pub use law::{Checked, check, check_lowered};
 pub use region::Region;
-pub use world::check_world;
+pub use world::{check_ranks, check_world};
 
 use crate::dtype::Dtype;
 use crate::kernel::spec::{Kernel, Mode};

@@ -3,10 +3,12 @@
 //! Refuses ranks that mean different things by one tag; the rest of the law between ranks is in
 //! [`super::world`] and [`super::deadlock`].
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
+use super::member::Member;
 use super::rules::at;
-use super::{Checked, CommKind, OpId, Plan};
+use super::{CommKind, OpId};
 use crate::dtype::Dtype;
 use crate::error::Result;
 
@@ -32,23 +34,23 @@ pub(super) struct Tags {
 }
 
 impl Tags {
-    pub(super) fn of(plans: &[Checked<Plan>]) -> Result<Self> {
+    pub(super) fn of(plans: &[Member]) -> Result<Self> {
         let mut tags = Self { shared: Vec::new(), issued: Vec::with_capacity(plans.len()) };
-        let mut groups: HashMap<&[u32], usize> = HashMap::new();
+        let mut groups: HashMap<Cow<[u32]>, usize> = HashMap::new();
         // Disjoint groups may use one tag: every rank counts its tags alike.
         let mut by_tag: HashMap<(u32, usize), usize> = HashMap::new();
         for plan in plans {
             let mut global = Vec::with_capacity(plan.groups.len());
-            for group in &plan.groups {
+            for group in 0..plan.groups.len() {
                 let next = groups.len();
-                global.push(*groups.entry(group.as_slice()).or_insert(next));
+                global.push(*groups.entry(plan.group(group)).or_insert(next));
             }
             let mut issued = Vec::new();
             for id in plan.op_ids() {
                 let Some(comm) = plan.comm(id) else { continue };
                 let group = global[comm.group as usize];
                 let index = *by_tag.entry((comm.tag.0, group)).or_insert_with(|| {
-                    let ranks = plan.groups[comm.group as usize].clone();
+                    let ranks = plan.group(comm.group as usize).into_owned();
                     let tag = comm.tag.0;
                     tags.shared.push(Shared { kind: comm.kind, dtype: comm.dtype, tag, group, ranks, ops: Vec::new() });
                     tags.shared.len() - 1
@@ -56,7 +58,7 @@ impl Tags {
                 let shared = &mut tags.shared[index];
                 let differs = [(shared.kind != comm.kind, "kind"), (shared.dtype != comm.dtype, "dtype")];
                 if let Some((_, what)) = differs.into_iter().find(|(differs, _)| *differs) {
-                    let (rank, op) = shared.ops.first().copied().unwrap_or((plan.rank, id));
+                    let (rank, op) = shared.ops.first().copied().unwrap_or((plan.rank(), id));
                     let why = format!(
                         "has tag {} with another {what} than \"{}\" on rank {rank}: a tag is one communication",
                         comm.tag.0,
@@ -64,7 +66,7 @@ impl Tags {
                     );
                     return Err(at(plan, id, why));
                 }
-                shared.ops.push((plan.rank, id));
+                shared.ops.push((plan.rank(), id));
                 issued.push((id, index));
             }
             tags.issued.push(issued);

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 
+use super::member::{Member, members};
 use super::rules::{at, law};
 use super::tags::{Shared, Tags};
 use super::{Checked, Comm, Direction, OpId, Plan, check, deadlock};
@@ -30,24 +31,49 @@ pub fn check_world(plans: Vec<Plan>) -> Result<Vec<Checked<Plan>>> {
         by_rank[rank] = Some(plan);
     }
     let plans = by_rank.into_iter().flatten().map(check).collect::<Result<Vec<_>>>()?;
-    let tags = Tags::of(&plans)?;
-    counts_agree(&plans, &tags)?;
-    one_order(&plans, &tags)?;
-    deadlock::check(&plans, &tags)?;
+    check_ranks(&plans)?;
     Ok(plans)
+}
+
+/// Holds to the law what the ranks of a world owe each other. `plans` are those of its first
+/// ranks, in order: all of them, or n that repeat, where rank q does what rank q mod n does with
+/// every rank shifted by q - q mod n.
+///
+/// # Errors
+/// [`Error::Law`] as [`check_world`].
+pub fn check_ranks(plans: &[Checked<Plan>]) -> Result<()> {
+    let world = plans.first().map_or(0, |plan| plan.world as usize);
+    let strange = |(rank, plan): &(usize, &Checked<Plan>)| plan.rank as usize != *rank || plan.world as usize != world;
+    if let Some((rank, plan)) = plans.iter().enumerate().find(strange) {
+        let why = format!("is the plan of rank {} of {}, not of rank {rank} of {world}", plan.rank, plan.world);
+        return Err(law(plan, "plan", why));
+    }
+    if plans.is_empty() {
+        return Ok(());
+    }
+    if !world.is_multiple_of(plans.len()) {
+        let why =
+            format!("{} plans cannot repeat to a world of {world}: give all, or a number that divides", plans.len());
+        return Err(Error::Law { rank: 0, op: "plan".into(), why });
+    }
+    let members = members(plans);
+    let tags = Tags::of(&members)?;
+    counts_agree(&members, &tags)?;
+    one_order(&members, &tags)?;
+    deadlock::check(&members, &tags)
 }
 
 /// One message: from, to, its number among those, elements.
 type Message = (u32, u32, u32, usize);
 
-fn counts_agree(plans: &[Checked<Plan>], tags: &Tags) -> Result<()> {
+fn counts_agree(plans: &[Member], tags: &Tags) -> Result<()> {
     let (mut sent, mut received) = (Vec::new(), Vec::new());
     let mut numbers = HashMap::new();
     for shared in &tags.shared {
         sent.clear();
         received.clear();
         for &(rank, op) in &shared.ops {
-            let plan = &plans[rank as usize];
+            let plan = plans[rank as usize];
             let Some(comm) = plan.comm(op) else { continue };
             list_messages(plan, op, comm, shared, &mut numbers, &mut sent, &mut received);
         }
@@ -78,7 +104,7 @@ fn counts_agree(plans: &[Checked<Plan>], tags: &Tags) -> Result<()> {
 }
 
 fn list_messages(
-    plan: &Plan,
+    plan: Member,
     op: OpId,
     comm: &Comm,
     shared: &Shared,
@@ -91,20 +117,20 @@ fn list_messages(
         let elems = access.region.elems();
         if comm.kind.reduces() && transfer.direction == Direction::Recv {
             // A sum takes one slot of its own size from every rank of the group.
-            received.extend(shared.ranks.iter().map(|&from| (from, plan.rank, 0, elems)));
+            received.extend(shared.ranks.iter().map(|&from| (from, plan.rank(), 0, elems)));
             continue;
         }
         let number = numbers.entry((transfer.direction, transfer.peer)).or_insert(0);
         match transfer.direction {
-            Direction::Send => sent.push((plan.rank, transfer.peer, *number, elems)),
-            Direction::Recv => received.push((transfer.peer, plan.rank, *number, elems)),
+            Direction::Send => sent.push((plan.rank(), plan.named(transfer.peer), *number, elems)),
+            Direction::Recv => received.push((plan.named(transfer.peer), plan.rank(), *number, elems)),
         }
         *number += 1;
     }
 }
 
 /// Every pair of ranks issues its common tags in one order.
-fn one_order(plans: &[Checked<Plan>], tags: &Tags) -> Result<()> {
+fn one_order(plans: &[Member], tags: &Tags) -> Result<()> {
     // Nearly always every rank issues its tags by number.
     let number = |issued: &(OpId, usize)| tags.shared[issued.1].tag;
     let ascending = |issued: &Vec<(OpId, usize)>| issued.windows(2).all(|pair| number(&pair[0]) < number(&pair[1]));

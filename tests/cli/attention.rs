@@ -109,6 +109,11 @@ fn json_tells_ranks_bytes_and_files_and_the_trace_is_a_chrome_trace() {
     let quarter = 16 * 4 * 8 * 4 / 4;
     assert_eq!(value["bytes_sent"], serde_json::json!([4 * quarter, 4 * quarter]));
     assert!(value["peak_bytes"].as_array().is_some_and(|ranks| ranks.len() == 2));
+    // What is printed is a record that `seqpar report` reads.
+    assert_eq!(value["reports"][0]["kind"], "measured");
+    std::fs::write(folder.path("run.json"), value.to_string()).unwrap();
+    folder.ok("report run.json -o run.html --trace again.json");
+    assert_eq!(std::fs::read(folder.path("again.json")).unwrap(), std::fs::read(folder.path("trace.json")).unwrap());
     let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.path("trace.json")).unwrap()).unwrap();
     let events = trace.as_array().or(trace["traceEvents"].as_array()).unwrap();
     let spans: Vec<_> = events.iter().filter(|event| event["ph"] == "X").collect();

@@ -9,3 +9,4 @@ mod oracle;
 mod plan;
 mod refusals;
 mod sampling;
+mod simulate;

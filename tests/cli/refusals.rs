@@ -5,7 +5,7 @@ use safetensors::tensor::Dtype;
 use super::files::{Folder, Tensor, Tensors, digits, named};
 
 /// Runs a line that must be refused with `code` and words that name what is wrong.
-fn refused(folder: &Folder, line: &str, code: i32, words: &[&str]) {
+pub(crate) fn refused(folder: &Folder, line: &str, code: i32, words: &[&str]) {
     let before = folder.names();
     let output = folder.run(line);
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -138,8 +138,8 @@ fn unsuitable_flags_are_usage_errors() {
     }
     refused(&folder, "attention --input in --output in", 2, &["--output", "--input"]);
     refused(&folder, "attention --input in", 2, &["--output"]);
-    refused(&folder, "atention", 2, &["atention", "attention, layer, dit, sample or plan"]);
-    refused(&folder, "", 2, &["attention, layer, dit, sample or plan"]);
+    refused(&folder, "atention", 2, &["atention", "attention, layer, dit, sample, plan, simulate, bench, report or kernels"]);
+    refused(&folder, "", 2, &["attention, layer, dit, sample, plan, simulate, bench, report or kernels"]);
 }
 
 #[test]

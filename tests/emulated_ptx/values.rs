@@ -55,7 +55,7 @@ fn inputs() -> Vec<[u32; 2]> {
             -1.0,
             2.0,
             0.5,
-            0.7071,
+            0.7,
             150.0,
             -126.0,
             -126.5,
@@ -71,7 +71,7 @@ fn inputs() -> Vec<[u32; 2]> {
     );
     let mut pairs: Vec<[u32; 2]> = special.iter().flat_map(|&x| special.iter().map(move |&y| [x, y])).collect();
     let mut rng = Rng(31);
-    while pairs.len() % 128 != 0 || pairs.len() < 6000 {
+    while !pairs.len().is_multiple_of(128) || pairs.len() < 6000 {
         let near = ((rng.normal() * 20.0).to_bits(), (rng.normal() * 20.0).to_bits());
         let any = (rng.next() as u32, rng.next() as u32);
         let (x, y) = if rng.chance(50) { near } else { any };

@@ -124,7 +124,8 @@ type LastError = unsafe extern "C" fn() -> *const c_char;
 
 /// A loaded emulation.
 pub struct Emulator {
-    library: Library,
+    /// None where the tests run on a GPU.
+    library: Option<Library>,
 }
 
 impl Emulator {
@@ -150,6 +151,10 @@ impl Emulator {
 
     /// The emulation of the sources under `root`.
     pub fn of(root: &Path) -> Result<Self, String> {
+        #[cfg(feature = "cuda")]
+        if super::driver::wanted() {
+            return Ok(Self { library: None });
+        }
         Self::load(build::library(root, build::KERNELS))
     }
 
@@ -158,19 +163,24 @@ impl Emulator {
         // SAFETY: the library was built from this project's sources; its initialisers only fill
         // a table of entry points.
         let library = unsafe { Library::new(path) }.map_err(|e| e.to_string())?;
-        Ok(Self { library })
+        Ok(Self { library: Some(library) })
     }
 
     pub fn function<T: Copy>(&self, name: &str) -> T {
+        let library = self.library.as_ref().expect("the emulation");
         // SAFETY: callers name a function of api.h with its type.
-        unsafe { *self.library.get::<T>(name.as_bytes()).unwrap_or_else(|e| panic!("{name}: {e}")) }
+        unsafe { *library.get::<T>(name.as_bytes()).unwrap_or_else(|e| panic!("{name}: {e}")) }
     }
 
     pub fn device(&self) -> Device<'_> {
+        #[cfg(feature = "cuda")]
+        if super::driver::wanted() {
+            return Device::Driver(super::driver::DriverDevice::new());
+        }
         // SAFETY: takes nothing; null is checked.
         let raw = unsafe { self.function::<NewDevice>("emu_device_new")() };
         assert!(!raw.is_null(), "no memory for an emulated device");
-        Device { emulator: self, raw }
+        Device::Emulated(Emulated { emulator: self, raw })
     }
 
     /// Names of all kernels.
@@ -192,33 +202,100 @@ unsafe fn text(p: *const c_char) -> Option<String> {
     (!p.is_null()).then(|| unsafe { CStr::from_ptr(p) }.to_string_lossy().into_owned())
 }
 
-/// Emulated device memory; addresses are addresses of this process.
-pub struct Device<'a> {
-    emulator: &'a Emulator,
-    raw: *mut c_void,
+/// A device of the test: emulated, or a real one (see [`super::driver`]).
+pub enum Device<'a> {
+    Emulated(Emulated<'a>),
+    #[cfg(feature = "cuda")]
+    Driver(super::driver::DriverDevice),
 }
 
-impl Drop for Device<'_> {
-    fn drop(&mut self) {
-        // SAFETY: made by emu_device_new, freed once.
-        unsafe { self.emulator.function::<FreeDevice>("emu_device_free")(self.raw) }
-    }
+/// Calls the same method of whichever device it is.
+macro_rules! either {
+    ($self:ident, $device:ident => $call:expr) => {
+        match $self {
+            Self::Emulated($device) => $call,
+            #[cfg(feature = "cuda")]
+            Self::Driver($device) => $call,
+        }
+    };
 }
 
 impl Device<'_> {
     pub fn alloc(&self, bytes: usize, name: &str) -> u64 {
-        let name = CString::new(name).unwrap();
-        // SAFETY: the device is alive.
-        let address =
-            unsafe { self.emulator.function::<Alloc>("emu_alloc")(self.raw, bytes.max(1) as u64, name.as_ptr()) };
-        assert_ne!(address, 0, "out of emulated device memory");
-        address
+        either!(self, device => device.alloc(bytes, name))
     }
 
     /// Memory that holds `bytes`, written.
     pub fn upload(&self, bytes: &[u8], name: &str) -> u64 {
         let address = self.alloc(bytes.len(), name);
         self.write(address, bytes);
+        address
+    }
+
+    /// The host writes.
+    pub fn write(&self, address: u64, bytes: &[u8]) {
+        either!(self, device => device.write(address, bytes))
+    }
+
+    pub fn read(&self, address: u64, bytes: usize) -> Vec<u8> {
+        either!(self, device => device.read(address, bytes))
+    }
+
+    /// Declares bytes written, or undefined.
+    pub fn mark(&self, address: u64, bytes: usize, initialised: bool) {
+        either!(self, device => device.mark(address, bytes, initialised))
+    }
+
+    /// Bytes that nobody wrote; 0 where nobody keeps count.
+    pub fn unwritten_bytes(&self, address: u64, bytes: usize) -> u64 {
+        either!(self, device => device.unwritten_bytes(address, bytes))
+    }
+
+    /// Another agent writes while a launch runs.
+    pub fn external_write(&self, address: u64, bytes: &[u8]) {
+        either!(self, device => device.external_write(address, bytes))
+    }
+
+    /// Another agent sets a flag after all its writes.
+    pub fn external_release(&self, address: u64, value: u32) {
+        either!(self, device => device.external_release(address, value))
+    }
+
+    /// Launches; panics if the launch could not start.
+    pub fn run(&self, launch: &Launch, options: &Options, external: Option<External<'_>>) -> Outcome {
+        self.try_run(launch, options, external).unwrap_or_else(|e| panic!("{}: {e}", launch.symbol))
+    }
+
+    pub fn try_run(
+        &self,
+        launch: &Launch,
+        options: &Options,
+        mut external: Option<External<'_>>,
+    ) -> Result<Outcome, String> {
+        either!(self, device => device.try_run(launch, options, &mut external))
+    }
+}
+
+/// Emulated device memory; addresses are addresses of this process.
+pub struct Emulated<'a> {
+    emulator: &'a Emulator,
+    raw: *mut c_void,
+}
+
+impl Drop for Emulated<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by emu_device_new, freed once.
+        unsafe { self.emulator.function::<FreeDevice>("emu_device_free")(self.raw) }
+    }
+}
+
+impl Emulated<'_> {
+    pub fn alloc(&self, bytes: usize, name: &str) -> u64 {
+        let name = CString::new(name).unwrap();
+        // SAFETY: the device is alive.
+        let address =
+            unsafe { self.emulator.function::<Alloc>("emu_alloc")(self.raw, bytes.max(1) as u64, name.as_ptr()) };
+        assert_ne!(address, 0, "out of emulated device memory");
         address
     }
 
@@ -257,16 +334,11 @@ impl Device<'_> {
         unsafe { self.emulator.function::<ExternalRelease>("emu_external_release")(self.raw, address, value) }
     }
 
-    /// Launches; panics if the launch could not start.
-    pub fn run(&self, launch: &Launch, options: &Options, external: Option<External<'_>>) -> Outcome {
-        self.try_run(launch, options, external).unwrap_or_else(|e| panic!("{}: {e}", launch.symbol))
-    }
-
     pub fn try_run(
         &self,
         launch: &Launch,
         options: &Options,
-        mut external: Option<External<'_>>,
+        external: &mut Option<External<'_>>,
     ) -> Result<Outcome, String> {
         let launch = &*launch_or_broken(launch);
         let mut params = launch.params.clone();

@@ -6,6 +6,8 @@
 pub mod broken_launch;
 pub mod build;
 pub mod device;
+#[cfg(feature = "cuda")]
+pub mod driver;
 pub mod kernels;
 pub mod linear;
 

@@ -5,7 +5,7 @@
 PROBE(access, 32) {
   SMEM_EXTERN(window);
   auto* words = reinterpret_cast<uint32_t*>(window);
-  if (p.fault != 1) words[p.arg[0]] = p.arg[3];
+  if (p.fault != 1 && threadIdx.x == 0) words[p.arg[0]] = p.arg[3];
   __syncwarp();
   if (threadIdx.x == 0) p.out[p.arg[2]] = words[p.arg[0]] + p.in[p.arg[1]];
 }

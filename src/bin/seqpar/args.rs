@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use seqpar::dtype::Dtype;
+use seqpar::exec::collective::Collective;
 
+use crate::bench::args::BenchCommand;
 use crate::fault::{Fault, Result};
-use crate::numbers::{self, Wanted};
+use crate::numbers::{self, Simulated, Wanted};
 use crate::output;
+use crate::report::args::ReportArgs;
 
 /// Reads the command line; `None` if it asked for help or the version, which is printed.
 pub(crate) fn parse() -> Result<Option<Command>> {
@@ -40,7 +43,8 @@ fn one_line(message: &str) -> String {
     text.strip_prefix("error: ").unwrap_or(&text).to_string()
 }
 
-const COMMANDS: &str = "use attention, layer, dit, sample, plan or kernels (`seqpar --help` explains them)";
+const COMMANDS: &str =
+    "use attention, layer, dit, sample, plan, simulate, bench, report or kernels (`seqpar --help` explains them)";
 
 const STRATEGIES: &str = "\
 Strategies (what moves between ranks):
@@ -51,7 +55,7 @@ Strategies (what moves between ranks):
   usp        ulysses inside a group, ring between groups (--ulysses u --ring r)
   megatron   column- and row-parallel linears: 2 all-gathers, 2 reduce-scatters
   kv-gather  all-gather of keys and values
-  auto       the cheapest of those that change no bit (--allow-reorder: of all)
+  auto       the fastest, simulated, of those that change no bit (--allow-reorder: of all)
 single, fastseq, ulysses and kv-gather give the bits of the one-rank run. ring, usp with a ring
 above 1, and megatron sum in another order: the same result to rounding, not to the bit.";
 
@@ -152,6 +156,32 @@ Examples:
   seqpar kernels --arch sm_90a --family attention_sm90
   seqpar kernels --json")]
     Kernels(KernelsArgs),
+    /// Measure: overlap, layers, kernels, collectives
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// One HTML page of records: timelines, overlap, strategies, roofline
+    #[command(after_help = "\
+A record is what a bench command writes with --json FILE, or what a run command prints with --json.
+The page is one file without references to others: it opens offline.
+
+Examples:
+  seqpar bench overlap --model dit-xl/2 --ranks 2 --json overlap.json
+  seqpar layer --heads 16 --input layer.safetensors --output out.safetensors --ranks 2 --json > run.json
+  seqpar report overlap.json run.json -o report.html --svg timeline.svg")]
+    Report(ReportArgs),
+    /// Predict the time of a model's layers, or of a collective, on a machine that need not be here
+    #[command(after_help = format!("\
+Runs the plans that would run there under a virtual clock. Machines: h100x8, h100x4, h200x8, a100x8, l40x8,
+h100x8-ib, cpu, or the path of a machine file (docs/simulator.md). Models: those of `seqpar simulate --model help`.
+
+Examples:
+  seqpar simulate --model flux --machine h100x8 --ranks 4
+  seqpar simulate --model cogvideox-5b --machine l40x8 --ranks 8 --strategy usp --ulysses 4 --ring 2 --trace usp.json
+  seqpar simulate --model dit-xl/2 --machine h200x8 --ranks 2 --explain
+  seqpar simulate --collective all-gather --bytes 64MiB --machine h100x8 --ranks 8
+
+{STRATEGIES}"))]
+    Simulate(SimulateArgs),
 }
 
 /// How the text tokens lie on the ranks.
@@ -357,5 +387,81 @@ pub(crate) struct KernelsArgs {
     pub(crate) record: Option<PathBuf>,
     /// Print JSON only
     #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What moves the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TransportArg {
+    /// NCCL's kernels, which take SMs
+    Nccl,
+    /// Copy engines inside a node, for what is not summed
+    CopyEngine,
+}
+
+#[derive(Args)]
+pub(crate) struct SimulateArgs {
+    /// Model whose layers are simulated
+    #[arg(long, value_name = "NAME", required_unless_present = "collective", conflicts_with = "collective")]
+    pub(crate) model: Option<String>,
+    /// Collective to simulate instead: all-gather, all-to-all, reduce-scatter, all-reduce or send-recv-ring
+    #[arg(long, value_name = "NAME", requires = "bytes", value_parser = numbers::collective)]
+    pub(crate) collective: Option<Collective>,
+    /// Its size as nccl-tests counts it: 64MiB, 1GB, 4096
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = numbers::bytes, requires = "collective")]
+    pub(crate) bytes: Option<u64>,
+    /// Machine: a name, or the path of a machine file
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) machine: String,
+    /// Ranks, a GPU each
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = numbers::ranks, help_heading = "Ranks")]
+    pub(crate) ranks: usize,
+    /// How the sequence is split: a strategy, all of them, or auto [default: all]
+    #[arg(long, value_name = "S", value_parser = numbers::strategies, help_heading = "Ranks")]
+    pub(crate) strategy: Option<Simulated>,
+    /// Ranks that share heads, for usp; times --ring it equals the ranks of one sequence
+    #[arg(long, value_name = "u", allow_negative_numbers = true, value_parser = numbers::count, help_heading = "Ranks")]
+    pub(crate) ulysses: Option<usize>,
+    /// Ranks among which keys travel, for usp
+    #[arg(long, value_name = "r", allow_negative_numbers = true, value_parser = numbers::count, help_heading = "Ranks")]
+    pub(crate) ring: Option<usize>,
+    /// 2 runs the guidance halves at once, each on half of the ranks
+    #[arg(long, value_name = "n", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=2), help_heading = "Ranks")]
+    pub(crate) cfg_ranks: u8,
+    /// Let auto choose strategies that reorder sums
+    #[arg(long, help_heading = "Ranks")]
+    pub(crate) allow_reorder: bool,
+    /// Stages of the ulysses pipeline: 1 exchanges all heads at once, before and after
+    #[arg(long, value_name = "n", allow_negative_numbers = true, value_parser = numbers::count, help_heading = "Ranks")]
+    pub(crate) head_groups: Option<usize>,
+    /// Image tokens, all frames together [default: the model's]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = numbers::count, help_heading = "Sizes")]
+    pub(crate) tokens: Option<usize>,
+    /// Text tokens [default: the model's]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = numbers::count_or_none, help_heading = "Sizes")]
+    pub(crate) text_tokens: Option<usize>,
+    /// Samples of one step, both guidance halves [default: the model's]
+    #[arg(long, value_name = "B", allow_negative_numbers = true, value_parser = numbers::count, help_heading = "Sizes")]
+    pub(crate) batch: Option<usize>,
+    /// Storage type: f32, f16 or bf16
+    #[arg(long, value_name = "TYPE", default_value = "bf16", value_parser = numbers::dtype, help_heading = "Sizes")]
+    pub(crate) dtype: Dtype,
+    /// How text lies on the ranks
+    #[arg(long, value_enum, default_value = "split", help_heading = "Sizes")]
+    pub(crate) text: Text,
+    /// What moves the bytes on GPUs
+    #[arg(long, value_enum, default_value = "nccl")]
+    pub(crate) transport: TransportArg,
+    /// Launch as a captured graph instead of op by op
+    #[arg(long)]
+    pub(crate) graph: bool,
+    /// Say why the fastest is the fastest, and where fastseq and ulysses change places
+    #[arg(long, conflicts_with = "collective")]
+    pub(crate) explain: bool,
+    /// Write the simulated layer as a Chrome trace, for ui.perfetto.dev
+    #[arg(long, value_name = "FILE", help_heading = "Reports")]
+    pub(crate) trace: Option<PathBuf>,
+    /// Print JSON only
+    #[arg(long, help_heading = "Reports")]
     pub(crate) json: bool,
 }

@@ -1,6 +1,7 @@
 //! `auto` and `--explain`: what the strategies are predicted to cost.
 
-use seqpar::auto::{self, Prediction};
+use seqpar::auto::{self, Ask, Prediction};
+use seqpar::exec::sim::{SimMachine, SimOptions};
 use seqpar::machine::Machine;
 use seqpar::mesh::Mesh;
 use seqpar::plan::Plan;
@@ -27,14 +28,17 @@ pub(crate) fn layer(problem: &LayerProblem, args: &SpreadArgs, machine: &Machine
     })
 }
 
-/// The cheapest allowed strategy; says on stderr which and why.
+/// The fastest allowed strategy; says on stderr which and why.
 pub(crate) fn pick(
     args: &SpreadArgs,
     machine: &Machine,
     heads: (usize, usize),
     build: impl Fn(Strategy, &Mesh) -> seqpar::Result<Vec<Plan>>,
 ) -> Result<(Strategy, Mesh)> {
-    let rows = auto::explain(machine, args.ranks, heads, (None, None), build)?;
+    let machine = SimMachine::host(machine.clone());
+    let ask =
+        Ask { machine: &machine, options: SimOptions::default(), ranks: args.ranks, heads, degrees: (None, None) };
+    let rows = auto::explain(&ask, build)?;
     let chosen = auto::choose(&rows, args.allow_reorder)?;
     output::note(&format!(
         "auto: {}, predicted {} and {} sent a rank (`seqpar plan --explain` compares all)",
@@ -49,15 +53,27 @@ pub(crate) fn pick(
 pub(crate) fn explain(problem: &LayerProblem, args: &SpreadArgs, as_json: bool) -> Result<()> {
     let machine = run::machine(args);
     let heads = (problem.attention.heads, problem.attention.kv_heads);
-    let rows = auto::explain(&machine, args.ranks, heads, (args.ulysses, args.ring), |strategy, mesh| {
-        strategy::layer(problem, strategy, mesh, &Options::default())
-    })?;
+    let simulated = SimMachine::host(machine.clone());
+    let degrees = (args.ulysses, args.ring);
+    let ask = Ask { machine: &simulated, options: SimOptions::default(), ranks: args.ranks, heads, degrees };
+    let rows = auto::explain(&ask, |strategy, mesh| strategy::layer(problem, strategy, mesh, &Options::default()))?;
     if as_json {
         let strategies: Vec<Value> = rows.iter().map(as_value).collect();
         return output::print(&json!({ "machine": machine.name, "strategies": strategies }).to_string());
     }
-    let header =
-        ["strategy", "mesh", "bytes sent", "messages", "GFLOP", "compute", "transfer", "total", "peak", "bits"];
+    let header = [
+        "strategy",
+        "mesh",
+        "bytes sent",
+        "messages",
+        "GFLOP",
+        "compute",
+        "transfer",
+        "exposed",
+        "total",
+        "peak",
+        "bits",
+    ];
     let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
     let mut text = format!(
         "A rank at most, one transformer layer, predicted for \"{}\" ({:.0} GFLOP/s f32, link {:.1} GB/s + {:.0} us):\n",
@@ -80,6 +96,7 @@ fn cells(row: &Prediction) -> Vec<String> {
         format!("{:.3}", row.flops / 1e9),
         table::millis(row.compute_s * 1e3),
         table::millis(row.comm_s * 1e3),
+        table::millis(row.exposed_s * 1e3),
         table::millis(row.seconds * 1e3),
         table::bytes(row.peak_bytes as u64),
         if row.keeps_bits { "same" } else { "reordered" }.into(),
@@ -96,6 +113,7 @@ fn as_value(row: &Prediction) -> Value {
         "flops": row.flops,
         "compute_ms": row.compute_s * 1e3,
         "transfer_ms": row.comm_s * 1e3,
+        "exposed_ms": row.exposed_s * 1e3,
         "predicted_ms": row.seconds * 1e3,
         "peak_bytes": row.peak_bytes,
         "keeps_bits": row.keeps_bits,

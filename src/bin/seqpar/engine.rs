@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use seqpar::dtype::{Dtype, bf16_from_f32, f16_from_f32};
 use seqpar::exec::host::{self, Bindings, Prepared};
-use seqpar::exec::{self, Report, trace};
+use seqpar::exec::{self, Report};
 use seqpar::plan::{self, Plan};
 
 pub(crate) use seqpar::exec::host::HostTensor;
@@ -27,8 +27,8 @@ pub(crate) struct Facts {
     /// Time of transfers, and the part of it that lay under kernels, over all ranks.
     pub(crate) comm_ms: f64,
     pub(crate) hidden_ms: f64,
-    /// A Chrome trace of the last run.
-    pub(crate) trace: String,
+    /// The last run.
+    pub(crate) report: Report,
 }
 
 impl Facts {
@@ -39,7 +39,7 @@ impl Facts {
         self.hidden_ms += later.hidden_ms;
         add_each(&mut self.bytes_sent, &later.bytes_sent, |a, b| a + b);
         add_each(&mut self.peak_bytes, &later.peak_bytes, u64::max);
-        self.trace = later.trace;
+        self.report = later.report;
     }
 
     /// Part of the transfer time that lay under kernels; none without transfers.
@@ -52,7 +52,6 @@ impl Facts {
 pub(crate) struct World {
     prepared: Prepared,
     bindings: Bindings<'static>,
-    trace: bool,
 }
 
 impl World {
@@ -62,7 +61,7 @@ impl World {
         refuse_beyond_memory(checked.iter().map(|plan| plan.memory().peak_bytes as u64).sum())?;
         let prepared = host::prepare(checked, launch.host_options())?;
         let bindings = prepared.bindings();
-        Ok(Self { prepared, bindings, trace: launch.trace })
+        Ok(Self { prepared, bindings })
     }
 
     /// Hands every rank its parts of global tensors; they stay for all runs.
@@ -73,20 +72,20 @@ impl World {
     /// Runs once.
     pub(crate) fn run(&mut self) -> Result<(Tensors, Facts)> {
         let report = self.prepared.run(&mut self.bindings)?;
-        Ok((self.bindings.gather()?, self.facts(&report)))
+        Ok((self.bindings.gather()?, facts(report)))
     }
+}
 
-    fn facts(&self, report: &Report) -> Facts {
-        let overlap = exec::overlap(report);
-        let ms = |ns: u64| ns as f64 / 1e6;
-        Facts {
-            wall_ms: ms(report.wall_ns),
-            bytes_sent: report.bytes_sent.clone(),
-            peak_bytes: report.peak_bytes.iter().map(|&bytes| bytes as u64).collect(),
-            comm_ms: ms(overlap.iter().map(|rank| rank.comm_ns).sum()),
-            hidden_ms: ms(overlap.iter().map(|rank| rank.comm_ns.saturating_sub(rank.exposed_ns)).sum()),
-            trace: if self.trace { trace::to_json(report) } else { String::new() },
-        }
+fn facts(report: Report) -> Facts {
+    let overlap = exec::overlap(&report);
+    let ms = |ns: u64| ns as f64 / 1e6;
+    Facts {
+        wall_ms: ms(report.wall_ns),
+        bytes_sent: report.bytes_sent.clone(),
+        peak_bytes: report.peak_bytes.iter().map(|&bytes| bytes as u64).collect(),
+        comm_ms: ms(overlap.iter().map(|rank| rank.comm_ns).sum()),
+        hidden_ms: ms(overlap.iter().map(|rank| rank.comm_ns.saturating_sub(rank.exposed_ns)).sum()),
+        report,
     }
 }
 
@@ -122,7 +121,7 @@ pub(crate) fn floats(dtype: Dtype, dims: [usize; 4], values: &[f32]) -> Result<H
 
 /// A launch needs at least its plans' peak; where the system says how much is left, more than
 /// that is refused before it is asked for.
-fn refuse_beyond_memory(needed: u64) -> Result<()> {
+pub(crate) fn refuse_beyond_memory(needed: u64) -> Result<()> {
     let Ok(facts) = std::fs::read_to_string("/proc/meminfo") else { return Ok(()) };
     let line = facts.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|line| line.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok());
@@ -134,6 +133,12 @@ fn refuse_beyond_memory(needed: u64) -> Result<()> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Most bytes of the plans of all ranks together.
+pub(crate) fn peak_bytes(plans: &[Plan]) -> Result<u64> {
+    let checked = plan::check_world(plans.to_vec())?;
+    Ok(checked.iter().map(|plan| plan.memory().peak_bytes as u64).sum())
 }
 
 fn add_each(sums: &mut Vec<u64>, values: &[u64], add: impl Fn(u64, u64) -> u64) {

@@ -7,6 +7,7 @@
 
 mod args;
 mod attention;
+mod bench;
 mod choice;
 mod dit;
 mod dump;
@@ -22,10 +23,13 @@ mod output;
 mod picture;
 mod plan;
 mod progress;
+mod record;
+mod report;
 mod results;
 mod run;
 mod sample;
 mod scan;
+mod simulate;
 mod summary;
 mod table;
 mod tensors;
@@ -44,6 +48,9 @@ fn main() -> ExitCode {
         Ok(Some(Command::Sample(args))) => sample::run(&args),
         Ok(Some(Command::Plan(args))) => plan::run(&args),
         Ok(Some(Command::Kernels(args))) => kernels::run(&args),
+        Ok(Some(Command::Bench(command))) => bench::run(&command),
+        Ok(Some(Command::Report(args))) => report::run(&args),
+        Ok(Some(Command::Simulate(args))) => simulate::run(&args),
         Err(fault) => Err(fault),
     };
     match outcome {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use seqpar::exec::trace;
+
 use crate::engine::{self, Facts, Tensors};
 use crate::fault::Result;
 use crate::output::{self, Output};
@@ -54,7 +56,7 @@ impl Files {
         let (path, trace_path) =
             (self.output.path().to_path_buf(), self.trace.as_ref().map(|t| t.path().to_path_buf()));
         let mut files = vec![(self.output, bytes)];
-        files.extend(self.trace.map(|trace| (trace, facts.trace.clone().into_bytes())));
+        files.extend(self.trace.map(|trace| (trace, trace::to_json(&facts.report).into_bytes())));
         output::commit(files)?;
         let listed: Vec<_> = results.into_iter().map(|result| (result.name, result.shape)).collect();
         summary::finish(json, launch, facts, &path, &listed, trace_path.as_deref())

@@ -12,7 +12,7 @@ use crate::fault::{Fault, Result};
 use crate::numbers::Wanted;
 
 /// Most ranks that run at once in one process: each has threads of its own.
-const MOST_RUNNING: usize = 256;
+pub(crate) const MOST_RUNNING: usize = 256;
 
 /// A strategy, its mesh, and how to run them.
 #[derive(Clone, Debug)]
@@ -22,8 +22,6 @@ pub(crate) struct Launch {
     threads: usize,
     timeout: Duration,
     link: Option<Link>,
-    /// Whether a trace is wanted.
-    pub(crate) trace: bool,
 }
 
 impl Launch {
@@ -48,7 +46,6 @@ impl Launch {
             threads: args.threads.unwrap_or(cores),
             timeout: Duration::from_secs_f64(args.timeout),
             link: link(&args.spread),
-            trace: args.trace.is_some(),
         })
     }
 

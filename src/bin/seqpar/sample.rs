@@ -5,6 +5,7 @@ use std::path::Path;
 use indicatif::ProgressBar;
 use seqpar::dit::ddim::{self, Ddim};
 use seqpar::dtype::Dtype;
+use seqpar::exec::{Report, trace};
 use serde_json::json;
 
 use crate::args::SampleArgs;
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &SampleArgs) -> Result<()> {
         )));
     }
     let latents = tensors::f32_bytes(&sampled.latents);
-    files.commit(png, &latents, start.dims, &sampled.facts.trace)?;
+    files.commit(png, &latents, start.dims, &sampled.facts.report)?;
     tell(args, &launch, &sampled, alone.as_ref().zip(verdict.as_ref()))
 }
 
@@ -80,12 +81,12 @@ impl Files {
         Ok(Self { picture, latents, trace })
     }
 
-    fn commit(self, png: Vec<u8>, latents: &[u8], dims: [usize; 4], trace: &str) -> Result<()> {
+    fn commit(self, png: Vec<u8>, latents: &[u8], dims: [usize; 4], report: &Report) -> Result<()> {
         let mut files = vec![(self.picture, png)];
         if let Some(output) = self.latents {
             files.push((output, tensors::serialize(&[("samples", Dtype::F32, dims.to_vec(), latents)])?));
         }
-        files.extend(self.trace.map(|output| (output, trace.as_bytes().to_vec())));
+        files.extend(self.trace.map(|output| (output, trace::to_json(report).into_bytes())));
         output::commit(files)
     }
 }
@@ -190,6 +191,7 @@ fn tell(args: &SampleArgs, launch: &Launch, sampled: &Sampled, alone: Option<(&S
         value["output"] = json!(path(&args.output));
         value["latents"] = json!(args.latents.as_deref().map(path));
         value["trace"] = json!(args.run.trace.as_deref().map(path));
+        value["reports"] = json!([summary::report(launch, &sampled.facts)]);
         value["steps"] = json!(args.steps);
         value["verified"] = match alone {
             Some((alone, verdict)) => json!({

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::engine::Facts;
 use crate::fault::Result;
 use crate::output;
+use crate::record::{self, Kind, Named};
 use crate::run::Launch;
 use crate::table;
 
@@ -25,6 +26,7 @@ pub(crate) fn finish(
         value["output"] = json!(file.display().to_string());
         value["tensors"] = tensors.iter().map(|(name, shape)| (name.to_string(), json!(shape))).collect();
         value["trace"] = json!(trace.map(|path| path.display().to_string()));
+        value["reports"] = json!([report(launch, facts)]);
         return output::print(&value.to_string());
     }
     output::note(&line(launch, facts));
@@ -45,6 +47,16 @@ pub(crate) fn figures(launch: &Launch, facts: &Facts) -> Value {
         "bytes_sent": facts.bytes_sent,
         "peak_bytes": facts.peak_bytes,
         "overlap": facts.overlap(),
+    })
+}
+
+/// The last run, for `seqpar report`.
+pub(crate) fn report(launch: &Launch, facts: &Facts) -> Value {
+    record::report(&Named {
+        name: launch.describe(),
+        kind: Kind::Measured,
+        strategy: launch.strategy.name().into(),
+        report: facts.report.clone(),
     })
 }
 

@@ -63,7 +63,7 @@ impl Buffers {
                 local[at..at + len].copy_from_slice(&tensor.bytes[global..global + len]);
             });
             if let Some(memory) = &of[rank][id] {
-                memory.write(&local, stream)?;
+                memory.write(0, &local, stream)?;
             }
         }
         stream.synchronize()?;
@@ -80,7 +80,7 @@ impl Buffers {
         for (rank, id) in Bound::buffers_of(prepared, Role::Output) {
             if let Some(memory) = &self.of[rank][id] {
                 let mut local = vec![0; memory.bytes()];
-                memory.read(&mut local, stream)?;
+                memory.read(0, &mut local, stream)?;
                 bytes.insert((rank, id), local);
             }
         }

@@ -8,7 +8,7 @@ use super::{Device, Launch};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 
-const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 
 /// `out = ((parts[0] + parts[1]) + …)` in f32, rounded once; runs of `elems` elements of `dtype`
 /// at these addresses, `out` beside all of them or one of them.

@@ -18,10 +18,12 @@ mod lanes;
 mod math;
 mod pack;
 mod parallel;
+mod peak;
 mod qk_norm_rope;
 mod tensor;
 
 pub use lanes::Isa;
+pub use peak::multiply_adds;
 pub use tensor::Tensor;
 
 use crate::error::{Error, Result};

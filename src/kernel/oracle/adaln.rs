@@ -35,10 +35,16 @@ fn modulated(
     vectors: &[OracleTensor],
 ) -> OracleTensor {
     let hidden = x.shape[3] as f64;
-    OracleTensor::from_fn(x.shape, |index| {
-        let row = |c: usize| x.at([index[0], index[1], 0, c]);
+    let statistics = |b: usize, n: usize| {
+        let row = |c: usize| x.at([b, n, 0, c]);
         let mean = if norm == Norm::Layer { (0..x.shape[3]).map(row).sum::<f64>() / hidden } else { 0.0 };
-        let variance = (0..x.shape[3]).map(|c| (row(c) - mean).powi(2)).sum::<f64>() / hidden;
+        (mean, (0..x.shape[3]).map(|c| (row(c) - mean).powi(2)).sum::<f64>() / hidden)
+    };
+    let (mut mean, mut variance) = (0.0, 0.0);
+    OracleTensor::from_fn(x.shape, |index| {
+        if index[2] == 0 && index[3] == 0 {
+            (mean, variance) = statistics(index[0], index[1]);
+        }
         let shift = modulation(kind, count, vectors, first, index);
         let scale = modulation(kind, count, vectors, first + 1, index);
         (x.at(index) - mean) / (variance + f64::from(eps)).sqrt() * (1.0 + scale) + shift
