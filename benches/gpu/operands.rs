@@ -22,9 +22,9 @@ impl Operands {
                 let elems = operand.shape.iter().product::<usize>();
                 let scale = if operand.name == "w" { 1.0 / (operand.shape[3] as f32).sqrt() } else { 1.0 };
                 let data: Vec<u8> = match operand.dtype {
-                    Dtype::Bf16 => (0..elems)
-                        .flat_map(|i| bf16_from_f32(values[i % values.len()] * scale).to_ne_bytes())
-                        .collect(),
+                    Dtype::Bf16 => {
+                        (0..elems).flat_map(|i| bf16_from_f32(values[i % values.len()] * scale).to_ne_bytes()).collect()
+                    }
                     _ => vec![0; operand.bytes() as usize],
                 };
                 bytes.write(0, &data, stream)?;

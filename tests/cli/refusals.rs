@@ -138,7 +138,12 @@ fn unsuitable_flags_are_usage_errors() {
     }
     refused(&folder, "attention --input in --output in", 2, &["--output", "--input"]);
     refused(&folder, "attention --input in", 2, &["--output"]);
-    refused(&folder, "atention", 2, &["atention", "attention, layer, dit, sample, plan, simulate, bench, report or kernels"]);
+    refused(
+        &folder,
+        "atention",
+        2,
+        &["atention", "attention, layer, dit, sample, plan, simulate, bench, report or kernels"],
+    );
     refused(&folder, "", 2, &["attention, layer, dit, sample, plan, simulate, bench, report or kernels"]);
 }
 

@@ -77,20 +77,21 @@ fn linear(rng: &mut Rng, _: Arch) -> Kernel {
 
 fn merge(rng: &mut Rng, seed: u64) {
     let device = Emulator::shared().device();
-    let mut stored = |name, dtype, shape: [usize; 4], mode| {
+    // One name, one stride: the kernel has one for all sums.
+    let mut stored = |dtype, shape: [usize; 4], mode| {
         let data = (0..shape.iter().product()).map(|_| rng.normal()).collect();
         let values = Values { dtype, shape, data };
-        let operand = Operand { name, mode, dtype, shape, piece: None, broadcast: false };
+        let operand = Operand { name: "x", mode, dtype, shape, piece: None, broadcast: false };
         Stored::new(&device, &values, &operand, true, mode == Mode::Write).view
     };
     let (out, lse) = ([2, 7, 3, 72], [2, 3, 1, 7]);
     let operands = LseMerge {
-        out_a: stored("out_a", Dtype::Bf16, out, Mode::Read),
-        lse_a: stored("lse_a", Dtype::F32, lse, Mode::Read),
-        out_b: stored("out_b", Dtype::Bf16, out, Mode::Read),
-        lse_b: stored("lse_b", Dtype::F32, lse, Mode::Read),
-        out: stored("out", Dtype::Bf16, out, Mode::Write),
-        lse: stored("lse", Dtype::F32, lse, Mode::Write),
+        out_a: stored(Dtype::Bf16, out, Mode::Read),
+        lse_a: stored(Dtype::F32, lse, Mode::Read),
+        out_b: stored(Dtype::Bf16, out, Mode::Read),
+        lse_b: stored(Dtype::F32, lse, Mode::Read),
+        out: stored(Dtype::Bf16, out, Mode::Write),
+        lse: stored(Dtype::F32, lse, Mode::Write),
     };
     let launch = cuda::lse_merge(&operands, &cuda::Device { arch: Arch::Sm80, sms: 2 }).unwrap();
     let outcome = device.run(&launch, &Options::seeded(seed), None);
