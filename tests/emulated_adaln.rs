@@ -224,6 +224,16 @@ fn statistics_are_those_of_the_rows() {
 }
 
 #[test]
+fn a_dependent_launch_waits_for_the_one_before() {
+    let mut rng = fresh("adaln dependent");
+    for hidden in [384, 4096] {
+        let kernel = random_kernel(&mut rng, hidden);
+        let inputs = random_operands(&kernel, &mut rng);
+        emulate(&kernel, &inputs, &How { twice: true, ..How::random(Arch::Sm90, &mut rng) });
+    }
+}
+
+#[test]
 fn in_place_residual_and_a_real_shape() {
     let mut rng = fresh("adaln in place");
     let spec = GateResidualNormModulate {

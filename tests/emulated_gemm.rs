@@ -291,6 +291,16 @@ fn the_output_may_be_the_residual() {
 }
 
 #[test]
+fn a_dependent_launch_waits_for_the_one_before() {
+    let mut rng = fresh("gemm dependent");
+    for arch in archs() {
+        let kernel = Kernel::Gemm(layer(Dtype::Bf16, &[70], 72, &[150]));
+        let inputs = random_operands(&kernel, &mut rng);
+        emulate(&kernel, &inputs, &How { twice: true, ..How::random(arch, &mut rng) });
+    }
+}
+
+#[test]
 fn a_real_shape() {
     let mut rng = fresh("gemm real shape");
     for arch in archs() {

@@ -104,6 +104,16 @@ fn a_row_and_a_head_are_alone() {
 }
 
 #[test]
+fn a_dependent_launch_waits_for_the_one_before() {
+    let mut rng = fresh("small kernels, dependent");
+    let copies = Pack { src_dtype: Dtype::F32, dst_dtype: Dtype::Bf16, copies: vec![[2, 5, 2, 8]; 2] };
+    for kernel in [Kernel::QkNormRope(random_heads(&mut rng, 72)), Kernel::Pack(copies)] {
+        let inputs = random_operands(&kernel, &mut rng);
+        emulate(&kernel, &inputs, &How { twice: true, ..How::random(Arch::Sm90, &mut rng) });
+    }
+}
+
+#[test]
 fn copies_and_casts_equal_the_oracle() {
     let mut rng = fresh("pack");
     let floats = [Dtype::F32, Dtype::Bf16, Dtype::F16];

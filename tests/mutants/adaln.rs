@@ -12,6 +12,7 @@ pub const ADALN: Family = Family {
         &[
             "nan_and_infinity_stay_in_their_rows",
             "a_row_does_not_depend_on_the_others",
+            "a_dependent_launch_waits_for_the_one_before",
             "statistics_are_those_of_the_rows",
             "fused_equals_chained_bit_for_bit",
             "twenty_schedules_of_each_kernel_are_clean_and_equal",
@@ -63,7 +64,7 @@ pub const MUTANTS: &[Mutant] = &[
     k("the frame of the row before", "*at<uint8_t>(p.frame, batch, row)", "*at<uint8_t>(p.frame, batch, row - (row > 0))"),
     k("the last row of a block is left out", "turn < end; turn", "turn < end - 1; turn"),
     k("blocks overlap by a row", "rows * (blockIdx.x + 1) / gridDim.x;", "rows * (blockIdx.x + 1) / gridDim.x + (blockIdx.x + 1 < gridDim.x);"),
-    k("the row index is cut by the batch", "static_cast<int>(r / p.rows), static_cast<int>(r % p.rows)", "static_cast<int>(r % p.batch), static_cast<int>(r / p.batch)"),
+    k("the row index is cut by the batch", "static_cast<int>(r / p.rows), static_cast<int>(r % p.rows)", "static_cast<int>(r % p.batch), static_cast<int>(r / p.batch)").equivalent("the same rows in another order"),
     k("half a warp reads the row past the end", "active ? row : end - 1", "row"),
     k("mean and deviation exchanged for the backward pass", "row) = mean;", "row) = inverse;"),
     k("every lane stores the statistics", "thread != 0 || !active", "!active"),

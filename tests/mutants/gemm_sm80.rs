@@ -23,6 +23,7 @@ pub const GEMM80: Family = Family {
     tests: &[(
         "emulated_gemm",
         &[
+            "a_dependent_launch_waits_for_the_one_before",
             "nan_and_infinity_stay_in_their_rows_and_columns",
             "a_row_and_a_column_are_alone",
             "the_output_may_be_the_residual",
@@ -122,7 +123,7 @@ pub const MUTANTS: &[Mutant] = &[
     launch(&GEMM80, "16 bytes of shared memory too few"),
     launch(&GEMM80, "a warp too few"),
     launch(&GEMM80, "the last block missing"),
-    e("no bias is 0 instead of -0", ": -0.0f;", ": 0.0f;"),
+    e("no bias is 0 instead of -0", ": -0.0f;", ": 0.0f;").equivalent("a sum that begins at +0 is never -0"),
     e("the bias of columns past the end is read", "from != nullptr && col + i < part.cols", "from != nullptr"),
     e("the bias of the part's first column", "load_half<T>(from + col + i)", "load_half<T>(from + i)"),
     e("the gate multiplies the residual", "ptx::fma(gate[i], x[i], residual[i])", "ptx::fma(gate[i], residual[i], x[i])"),

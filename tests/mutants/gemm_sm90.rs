@@ -23,6 +23,7 @@ pub const GEMM90: Family = Family {
     tests: &[(
         "emulated_gemm",
         &[
+            "a_dependent_launch_waits_for_the_one_before",
             "every_epilogue_equals_float64",
             "a_row_and_a_column_are_alone",
             "a_flag_that_is_never_set_ends_in_a_report",

@@ -9,7 +9,12 @@ pub const HEADS: Family = Family {
     narrow: None,
     tests: &[(
         "emulated_small",
-        &["a_row_and_a_head_are_alone", "heads_equal_float64_in_every_schedule", "blocks_go_round"],
+        &[
+            "a_row_and_a_head_are_alone",
+            "heads_equal_float64_in_every_schedule",
+            "blocks_go_round",
+            "a_dependent_launch_waits_for_the_one_before",
+        ],
     )],
 };
 pub const PACK: Family = Family {
@@ -17,7 +22,7 @@ pub const PACK: Family = Family {
     sources: &["pack.cu"],
     arch: None,
     narrow: None,
-    tests: &[("emulated_small", &["copies_and_casts_equal_the_oracle"])],
+    tests: &[("emulated_small", &["copies_and_casts_equal_the_oracle", "a_dependent_launch_waits_for_the_one_before"])],
 };
 pub const MERGE: Family = Family {
     name: "lse_merge",
@@ -53,6 +58,7 @@ pub const MUTANTS: &[Mutant] = &[
     h("no order between norm and rotation", "p.eps);\n      __syncwarp();\n", "p.eps);\n"),
     h("no order between rotation and store", TURN, "p.halves != 0);\n"),
     h("no order before the next heads", "    // The next heads overwrite these.\n    __syncwarp();\n", "").equivalent("a lane stages the vectors that it has stored itself"),
+    h("the launch before is not waited for", "  ptx::grid_dependency_wait();\n", ""),
     h("lanes without a head store", "    if (item.active) {\n", "    {\n"),
     h("lanes without a head load their own", "item.active ? channels[v]", "true ? channels[v]"),
     h("a head too many", "index < head_count(p);\n  const", "index <= head_count(p);\n  const"),
@@ -89,6 +95,7 @@ pub const MUTANTS: &[Mutant] = &[
     c("the head is not wrapped", "row = run / heads % rows,", "row = run / heads,"),
     c("the source's head is always the first", "copy.src, batch, row, head)", "copy.src, batch, row)"),
     c("every copy is the first", "p.copies[blockIdx.y]", "p.copies[0]"),
+    c("the launch before is not waited for", "  ptx::grid_dependency_wait();\n", ""),
     f("a cast stores the other half of a word", "store_element(Bf16Type t, uint16_t* p, float x) { *p = static_cast<uint16_t>(pack(t, x, 0.0f))", "store_element(Bf16Type t, uint16_t* p, float x) { *p = static_cast<uint16_t>(pack(t, x, 0.0f) >> 16)"),
     f("a cast cuts instead of rounding", "store_element(Bf16Type t, uint16_t* p, float x) { *p = static_cast<uint16_t>(pack(t, x, 0.0f))", "store_element(Bf16Type, uint16_t* p, float x) { *p = static_cast<uint16_t>(ptx::float_bits(x) >> 16)"),
     f("a cast reads the other half type", "load_element(F16Type t, const uint16_t* p) { return low(t, *p)", "load_element(F16Type, const uint16_t* p) { return low(Bf16Type{}, *p)"),
