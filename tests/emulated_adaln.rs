@@ -4,10 +4,11 @@
 mod emulation;
 mod support;
 
-use emulation::{How, emulate};
+use emulation::kernels::Stored;
+use emulation::{Emulator, How, Options, emulate};
 use seqpar::dtype::Dtype;
-use seqpar::kernel::cuda::Arch;
-use seqpar::kernel::spec::{GateResidual, GateResidualNormModulate, Kernel, Modulation, Norm, NormModulate};
+use seqpar::kernel::cuda::{Arch, Device, launches};
+use seqpar::kernel::spec::{GateResidual, GateResidualNormModulate, Kernel, Mode, Modulation, Norm, NormModulate};
 use support::Rng;
 use support::tensors::{Values, assert_close, assert_same, largest, random_operands, truth};
 
@@ -26,7 +27,8 @@ fn random_kernel(rng: &mut Rng, hidden: usize) -> Kernel {
         (HALVES[rng.below(2)], rng.within(1, 3), rng.within(1, if hidden > 2048 { 6 } else { 40 }));
     let norm = [Norm::Layer, Norm::Rms][rng.below(2)];
     let modulation = MODULATIONS[rng.below(3)];
-    let eps = 1e-6;
+    // Large ones too: an eps in the wrong place shows.
+    let eps = [1e-6, 0.25][rng.below(2)];
     match rng.below(3) {
         0 => Kernel::NormModulate(NormModulate { dtype, batch, rows, hidden, norm, eps, modulation }),
         1 => Kernel::GateResidual(GateResidual { dtype, batch, rows, hidden, modulation }),
@@ -178,6 +180,56 @@ fn nan_and_infinity_stay_in_their_rows() {
         let strip = |v: &Values| v.map(|[b, n, ..], x| if [b, n] == [0, 3] || [b, n] == [1, 8] { 0.0 } else { x });
         assert_same("the other rows", &strip(&got[i]), &strip(&want[i]));
         assert!(got[i].slice(0, 0, 1).slice(1, 3, 1).data.iter().any(|x| x.is_nan()));
+    }
+}
+
+/// Mean and 1/deviation of each row for a backward pass. No launch asks for them yet: the views are
+/// put where `SeqparRowKernel` has them.
+#[test]
+fn statistics_are_those_of_the_rows() {
+    let mut rng = fresh("adaln statistics");
+    for (norm, hidden) in [(Norm::Layer, 1152), (Norm::Rms, 384), (Norm::Layer, 4096)] {
+        let (batch, rows, eps) = (2, 5, 1e-2);
+        let modulation = Modulation::PerSample;
+        let kernel =
+            Kernel::NormModulate(NormModulate { dtype: Dtype::Bf16, batch, rows, hidden, norm, eps, modulation });
+        let inputs = random_operands(&kernel, &mut rng);
+        let device = Emulator::shared().device();
+        let specs = kernel.operands();
+        let store = |(spec, values)| Stored::new(&device, values, spec, false, spec.mode == Mode::Write);
+        let stored: Vec<Stored> = specs.iter().zip(&inputs).map(store).collect();
+        let views: Vec<_> = stored.iter().map(|s| vec![s.view]).collect();
+        let mut launch = launches(&kernel, 0, &views, &Device { arch: Arch::Sm90, sms: 2 }).unwrap().remove(0);
+        // Each sample's rows with a gap behind them.
+        let bytes = batch * (rows + 3) * 4;
+        let statistics = [device.alloc(bytes, "mean"), device.alloc(bytes, "rstd")];
+        for (address, offset) in statistics.into_iter().zip([280, 312]) {
+            for (i, field) in [address, rows as u64 + 3, 1, 0].into_iter().enumerate() {
+                launch.params[offset + 8 * i..offset + 8 * i + 8].copy_from_slice(&field.to_ne_bytes());
+            }
+        }
+        let outcome = device.run(&launch, &Options::seeded(rng.next() % 100), None);
+        assert!(outcome.messages.is_empty(), "{}", outcome.messages.join("\n"));
+        for (b, n) in (0..batch).flat_map(|b| (0..rows).map(move |n| (b, n))) {
+            let row: Vec<f64> = inputs[0].slice(0, b, 1).slice(1, n, 1).data.iter().map(|&x| f64::from(x)).collect();
+            let mean = if norm == Norm::Rms { 0.0 } else { row.iter().sum::<f64>() / hidden as f64 };
+            let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / hidden as f64;
+            for (address, want) in statistics.into_iter().zip([mean, 1.0 / (variance + f64::from(eps)).sqrt()]) {
+                let got = device.read(address + 4 * (b * (rows + 3) + n) as u64, 4);
+                let got = f64::from(f32::from_ne_bytes([got[0], got[1], got[2], got[3]]));
+                assert!((got - want).abs() <= 1e-5, "row {n} of sample {b}: {got}, not {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dependent_launch_waits_for_the_one_before() {
+    let mut rng = fresh("adaln dependent");
+    for hidden in [384, 4096] {
+        let kernel = random_kernel(&mut rng, hidden);
+        let inputs = random_operands(&kernel, &mut rng);
+        emulate(&kernel, &inputs, &How { twice: true, ..How::random(Arch::Sm90, &mut rng) });
     }
 }
 

@@ -4,14 +4,13 @@
 mod emulation;
 mod support;
 
-use emulation::{How, Options, emulate};
+use emulation::{How, Options, archs, emulate, head_dims};
 use seqpar::dtype::{Dtype, round_to};
 use seqpar::kernel::cuda::{self, Arch};
 use seqpar::kernel::spec::{Attention, Kernel, KeySegment};
 use support::Rng;
 use support::tensors::{Values, assert_all_same, assert_close, assert_same, concat, largest, random_operands, truth};
 
-const ARCHS: [Arch; 2] = [Arch::Sm80, Arch::Sm90];
 const HALVES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
 const DIMS: [usize; 8] = [64, 72, 96, 128, 8, 40, 80, 120];
 
@@ -43,7 +42,9 @@ fn plain(dtype: Dtype, heads: usize, head_dim: usize, queries: usize, keys: usiz
 
 /// Text and image in segments, grouped heads, masks, key lengths.
 fn random(rng: &mut Rng, head_dim: usize, edges: &[usize]) -> Attention {
-    let (kv_heads, group, first_kv_head) = (rng.within(1, 2), rng.within(1, 2), rng.below(3));
+    let (kv_heads, group, first_kv_head) = (rng.within(1, 2), rng.within(1, 3), rng.below(3));
+    // The first key head may have lost some of its queries to another rank.
+    let lost = rng.below(group);
     let mut keys = Vec::new();
     for stream in [0, 1] {
         let mut base = 0;
@@ -55,9 +56,9 @@ fn random(rng: &mut Rng, head_dim: usize, edges: &[usize]) -> Attention {
     }
     Attention {
         batch: rng.within(1, 2),
-        heads: kv_heads * group,
+        heads: kv_heads * group - lost,
         kv_heads,
-        first_head: first_kv_head * group,
+        first_head: first_kv_head * group + lost,
         first_kv_head,
         group,
         queries: if rng.chance(40) { vec![rng.within(1, 70), rng.within(0, 20)] } else { vec![rng.within(1, 140)] },
@@ -131,8 +132,8 @@ fn check(spec: &Attention, rng: &mut Rng, how: &How) {
 #[test]
 fn ragged_sizes_masks_segments_and_groups_equal_float64() {
     let mut rng = fresh("attention sizes");
-    for arch in ARCHS {
-        for dim in DIMS {
+    for arch in archs() {
+        for dim in head_dims(DIMS) {
             // Around every key-tile edge.
             let edges = [0, 1, 31, 63, 64, 65, 95, 96, 97, 111, 112, 113, 127, 128, 129, 176, 177, 200];
             for _ in 0..4 {
@@ -148,8 +149,8 @@ fn ragged_sizes_masks_segments_and_groups_equal_float64() {
 #[test]
 fn twenty_schedules_are_clean_and_equal() {
     let mut rng = fresh("attention schedules");
-    for arch in ARCHS {
-        for dim in [64, 72, 96, 128] {
+    for arch in archs() {
+        for dim in head_dims([64, 72, 96, 128]) {
             let kernel = Kernel::Attention(random(&mut rng, dim, &[1, 17, 64, 97]));
             let inputs = random_operands(&kernel, &mut rng);
             let first = emulate(&kernel, &inputs, &How::seeded(arch, 0));
@@ -164,8 +165,8 @@ fn twenty_schedules_are_clean_and_equal() {
 #[test]
 fn row_tiles_and_query_segments_change_no_bit() {
     let mut rng = fresh("attention variants");
-    for arch in ARCHS {
-        for dim in [64, 72, 96, 128] {
+    for arch in archs() {
+        for dim in head_dims([64, 72, 96, 128]) {
             let spec = Attention { queries: vec![150], ..random(&mut rng, dim, &[5, 96, 130]) };
             let kernel = Kernel::Attention(spec.clone());
             let inputs = random_operands(&kernel, &mut rng);
@@ -191,8 +192,8 @@ fn row_tiles_and_query_segments_change_no_bit() {
 #[test]
 fn launches_that_carry_their_state_equal_one_launch() {
     let mut rng = fresh("attention carry");
-    for arch in ARCHS {
-        for dim in [64, 72, 96, 128] {
+    for arch in archs() {
+        for dim in head_dims([64, 72, 96, 128]) {
             let lens = [rng.within(1, 150), rng.within(1, 150), rng.within(1, 90)];
             let keys: Vec<KeySegment> = lens.iter().map(|&len| KeySegment { len, base: 0, stream: 1 }).collect();
             let spec = Attention { keys: keys.clone(), ..plain(HALVES[rng.below(2)], 2, dim, 70, 0) };
@@ -229,8 +230,8 @@ fn launches_that_carry_their_state_equal_one_launch() {
 #[test]
 fn uniform_weights_and_empty_rows() {
     let mut rng = fresh("attention uniform");
-    for arch in ARCHS {
-        for dim in [64, 72, 96, 128] {
+    for arch in archs() {
+        for dim in head_dims([64, 72, 96, 128]) {
             let spec = Attention { batch: 2, key_len: true, ..random(&mut rng, dim, &[1, 33, 96, 129]) };
             let kernel = Kernel::Attention(spec.clone());
             let mut inputs = random_operands(&kernel, &mut rng);
@@ -256,17 +257,19 @@ fn uniform_weights_and_empty_rows() {
 #[test]
 fn growing_scores_rescale_every_tile() {
     let mut rng = fresh("attention growing");
-    for arch in ARCHS {
-        for dim in [64, 72, 96, 128] {
+    for arch in archs() {
+        for dim in head_dims([64, 72, 96, 128]) {
             let spec = Attention { scale: 1.0, ..plain(Dtype::F16, 1, dim, 33, 500) };
             let kernel = Kernel::Attention(spec);
             let mut inputs = random_operands(&kernel, &mut rng);
             inputs[0] = inputs[0].map(|[.., d], _| if d == 0 { 1.0 } else { 0.0 });
-            inputs[3] = inputs[3].map(|[_, n, ..], _| n as f32 / 16.0);
+            // Every other key towers above its neighbours: a maximum over the rest would overflow.
+            let high = |n: usize| if n % 2 == dim / 8 % 2 { 64.0 } else { 0.0 };
+            inputs[3] = inputs[3].map(|[_, n, ..], _| n as f32 / 16.0 + high(n));
             let want = truth(&kernel, &inputs);
             let got = emulate(&kernel, &inputs, &How::random(arch, &mut rng));
             assert_close("out", &got[1], &want[1], |_| 3e-3);
-            assert_close("lse", &got[2], &want[2], |_| 4e-5);
+            assert_close("lse", &got[2], &want[2], |_| 1e-4);
         }
     }
 }
@@ -274,8 +277,8 @@ fn growing_scores_rescale_every_tile() {
 #[test]
 fn nan_and_infinity_stay_in_their_rows() {
     let mut rng = fresh("attention nan");
-    for arch in ARCHS {
-        for dim in [64, 72, 80, 128] {
+    for arch in archs() {
+        for dim in head_dims([64, 72, 80, 128]) {
             let spec = Attention { key_mask: true, ..plain(Dtype::Bf16, 2, dim, 70, 150) };
             let kernel = Kernel::Attention(spec);
             let clean = random_operands(&kernel, &mut rng);
@@ -308,8 +311,9 @@ fn nan_and_infinity_stay_in_their_rows() {
 #[test]
 fn flash_attentions_rule_and_a_real_head() {
     let mut rng = fresh("attention rule");
-    for arch in ARCHS {
-        for (dim, rows) in [(64, 256), (72, 1024), (96, 256), (128, 256)] {
+    for arch in archs() {
+        for dim in head_dims([64, 72, 96, 128]) {
+            let rows = if dim == 72 { 1024 } else { 256 };
             let spec = plain(Dtype::Bf16, 1, dim, rows, 1024);
             let kernel = Kernel::Attention(spec.clone());
             let inputs = random_operands(&kernel, &mut rng);
@@ -336,7 +340,7 @@ fn flash_attentions_rule_and_a_real_head() {
 #[test]
 fn samples_are_alone() {
     let mut rng = fresh("attention samples");
-    for arch in ARCHS {
+    for arch in archs() {
         let spec = Attention { batch: 2, ..plain(Dtype::F16, 1, 72, 50, 100) };
         let kernel = Kernel::Attention(spec.clone());
         let inputs = random_operands(&kernel, &mut rng);

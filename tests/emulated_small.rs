@@ -28,7 +28,8 @@ fn random_heads(rng: &mut Rng, head_dim: usize) -> QkNormRope {
         heads: rng.within(0, 5),
         kv_heads: rng.within(1, 3),
         head_dim,
-        norm_eps: rng.chance(70).then_some(1e-6),
+        // Large ones too: an eps in the wrong place shows.
+        norm_eps: rng.chance(70).then(|| [1e-6, 0.25][rng.below(2)]),
         rope: [None, Some(RopePairs::Interleaved), Some(RopePairs::Halves)][rng.below(3)],
     }
 }
@@ -54,6 +55,20 @@ fn heads_equal_float64_in_every_schedule() {
             }
         }
     }
+}
+
+/// More heads than a grid has room for at once: blocks take more than one turn.
+#[test]
+fn blocks_go_round() {
+    let mut rng = fresh("qk_norm_rope turns");
+    let spec = QkNormRope { batch: 2, rows: 90, heads: 5, kv_heads: 3, ..random_heads(&mut rng, 64) };
+    let kernel = Kernel::QkNormRope(spec.clone());
+    let inputs = random_operands(&kernel, &mut rng);
+    let on = |sms: u32| {
+        let how = How::seeded(Arch::Sm80, u64::from(sms));
+        emulate(&kernel, &inputs, &How { device: cuda::Device { arch: Arch::Sm80, sms }, ..how })
+    };
+    assert_all_same("one multiprocessor and many", &kernel, &on(1), &on(100));
 }
 
 /// A head's bits depend on nothing beside it.
@@ -85,6 +100,16 @@ fn a_row_and_a_head_are_alone() {
     let got = emulate(&one, &alone, &How::seeded(Arch::Sm80, 2));
     for i in 0..2 {
         assert_same("alone", &got[i], &all[i].slice(1, 5, 1).slice(2, 2, 1));
+    }
+}
+
+#[test]
+fn a_dependent_launch_waits_for_the_one_before() {
+    let mut rng = fresh("small kernels, dependent");
+    let copies = Pack { src_dtype: Dtype::F32, dst_dtype: Dtype::Bf16, copies: vec![[2, 5, 2, 8]; 2] };
+    for kernel in [Kernel::QkNormRope(random_heads(&mut rng, 72)), Kernel::Pack(copies)] {
+        let inputs = random_operands(&kernel, &mut rng);
+        emulate(&kernel, &inputs, &How { twice: true, ..How::random(Arch::Sm90, &mut rng) });
     }
 }
 
@@ -189,7 +214,8 @@ fn merge(a: &[Values], b: &[Values], rng: &mut Rng) -> (Values, Values) {
         out: out.view,
         lse: lse.view,
     };
-    let sms = cuda::Device { arch: Arch::Sm80, sms: 2 };
+    // Blocks go round twice.
+    let sms = cuda::Device { arch: Arch::Sm80, sms: 1 };
     let launch = cuda::lse_merge(&operands, &sms).unwrap();
     let outcome = device.run(&launch, &Options::seeded(rng.next() % 100), None);
     assert!(outcome.messages.is_empty(), "{}", outcome.messages.join("\n"));

@@ -1,12 +1,13 @@
 //! The emulation's C interface (`csrc/emu/api.h`) for tests.
 
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use libloading::Library;
 use seqpar::kernel::cuda::{Launch, Swizzle, TensorMap};
 
+use super::broken_launch::launch_or_broken;
 use super::build;
 
 #[repr(C)]
@@ -128,10 +129,15 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// The emulation of this source tree.
+    /// The emulation of this source tree, or of the one that `SEQPAR_SOURCE_ROOT` names: that is how
+    /// `tests/mutants.rs` has the tests judge broken kernels.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Emulator> = OnceLock::new();
-        SHARED.get_or_init(|| Self::of(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap_or_else(|e| panic!("{e}")))
+        SHARED.get_or_init(|| {
+            let named = std::env::var_os("SEQPAR_SOURCE_ROOT").map(PathBuf::from);
+            let root = named.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+            Self::of(&root).unwrap_or_else(|e| panic!("{e}"))
+        })
     }
 
     /// The emulation with its probe kernels only.
@@ -334,6 +340,7 @@ impl Emulated<'_> {
         options: &Options,
         external: &mut Option<External<'_>>,
     ) -> Result<Outcome, String> {
+        let launch = &*launch_or_broken(launch);
         let mut params = launch.params.clone();
         for (offset, map) in &launch.maps {
             params[*offset..*offset + 128].copy_from_slice(&self.encode(map)?);

@@ -24,6 +24,9 @@ pub struct How {
     pub split: Option<u64>,
     /// The first operand has the memory of the second.
     pub alias: Option<(usize, usize)>,
+    /// The launches run twice, the second time as dependents of the first, whose results they
+    /// overwrite: they have to wait for it.
+    pub twice: bool,
     /// Query rows of a block of attention on sm_90a; `None`: the best by the cost model.
     pub row_tile: Option<u32>,
 }
@@ -31,7 +34,15 @@ pub struct How {
 impl How {
     pub fn seeded(arch: Arch, seed: u64) -> Self {
         let device = cuda::Device { arch, sms: 1 + (seed % 5) as u32 };
-        Self { device, options: Options::seeded(seed), strided: false, split: None, alias: None, row_tile: None }
+        Self {
+            device,
+            options: Options::seeded(seed),
+            strided: false,
+            split: None,
+            alias: None,
+            twice: false,
+            row_tile: None,
+        }
     }
 
     pub fn random(arch: Arch, rng: &mut Rng) -> Self {
@@ -65,7 +76,11 @@ pub fn emulate_outcome(
         let poisoned = spec.mode == Mode::Write && how.alias.is_none_or(|(operand, _)| operand != i);
         let cuts = how.split.is_some() && !WHOLE.contains(&spec.name);
         let parts = if cuts { cut(values, &mut rng) } else { vec![values.clone()] };
-        stored.push(parts.iter().map(|part| Stored::new(&device, part, spec, how.strided, poisoned)).collect());
+        // Operands have different strides, so that none can stand for another's. Kernels want rows at
+        // multiples of 16 bytes, except for what ends a linear layer.
+        let ragged = matches!(kernel, Kernel::Gemm(_)) && ["residual", "gate"].contains(&spec.name);
+        let gap = if how.strided { 8 * (1 + i % 4) + usize::from(ragged) } else { 0 };
+        stored.push(parts.iter().map(|part| Stored::with_gap(&device, part, gap, spec.name, poisoned)).collect());
     }
     let mut views: Vec<Vec<TensorView>> =
         stored.iter().map(|parts| parts.iter().map(|part| part.view).collect()).collect();
@@ -85,8 +100,8 @@ pub fn emulate_outcome(
             _ => cuda::launches(kernel, piece, &views, &how.device),
         };
         let launches = launches.unwrap_or_else(|e| panic!("{e}"));
-        for launch in &launches {
-            let outcome = device.run(launch, &how.options, None);
+        for (turn, launch) in (0..1 + usize::from(how.twice)).flat_map(|turn| launches.iter().map(move |l| (turn, l))) {
+            let outcome = device.run(launch, &Options { dependent: turn > 0, ..how.options }, None);
             let failed = !outcome.messages.is_empty();
             outcomes.push(outcome);
             if failed {
@@ -153,22 +168,24 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Kernels want half-precision rows at multiples of 16 bytes: gaps are multiples of 8.
+    /// With gaps of 8 elements if strided.
     pub fn new(device: &Device<'_>, values: &Values, spec: &Operand, strided: bool, poisoned: bool) -> Self {
+        Self::with_gap(device, values, if strided { 8 } else { 0 }, spec.name, poisoned)
+    }
+
+    /// With `gap` elements behind each row, and where heads are a dimension of their own 8 behind
+    /// each of them.
+    fn with_gap(device: &Device<'_>, values: &Values, gap: usize, name: &str, poisoned: bool) -> Self {
         let shape = values.shape;
+        let strided = gap > 0;
         let row = shape[2] * shape[3];
-        // A gap after each head only where heads are a dimension of their own.
-        let (head_gap, row_gap) = match (strided, shape[2] > 1) {
-            (false, _) => (0, 0),
-            (true, false) => (0, 8),
-            (true, true) => (8, 16),
-        };
+        let (head_gap, row_gap) = if strided && shape[2] > 1 { (8, 8 + gap) } else { (0, gap) };
         let head = shape[3] + head_gap;
         let row_stride = if row == 1 { 1 } else { head * shape[2] + row_gap };
         let strides = [row_stride * (shape[1] + usize::from(strided)), row_stride, head, 1];
         let first = if strided && row > 1 { row_stride } else { 0 };
         let bytes = (first + strides[0] * shape[0]) * values.dtype.bytes();
-        let address = device.alloc(bytes, spec.name);
+        let address = device.alloc(bytes, name);
         let view = TensorView {
             address: address + (first * values.dtype.bytes()) as u64,
             dtype: values.dtype,

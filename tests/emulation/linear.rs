@@ -163,7 +163,9 @@ impl Tables {
         let operands = Kernel::QkNormRope(transform.clone()).operands().split_off(2);
         let of = |name: &str, values: &[Values]| -> Vec<TensorView> {
             let own = operands.iter().zip(values).filter(|(operand, _)| operand.name == name);
-            own.map(|(operand, values)| Stored::new(device, values, operand, false, false).view).collect()
+            // Sines have another row stride than cosines.
+            own.map(|(operand, values)| Stored::new(device, values, operand, operand.name == "sin", false).view)
+                .collect()
         };
         Self {
             weights: ["q_weight", "k_weight"].map(|name| of(name, &pieces[0])).to_vec(),
