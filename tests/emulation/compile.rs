@@ -1,5 +1,5 @@
-//! Compiles C++ sources, each at most once for its content, flags and headers, under
-//! `target/tmp/emulated`, and links shared libraries of them.
+//! Compiles C++ sources, each at most once for its content, flags and headers, and links shared
+//! libraries of them.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -8,33 +8,37 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-const COMMON: &[&str] = &["-std=c++17", "-g", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-psabi"];
+const COMMON: &[&str] = &["-std=c++17", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-psabi"];
 
-fn directory() -> PathBuf {
+/// Where objects are kept from run to run.
+pub fn kept() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated")
 }
 
 /// One source on its way to an object.
 pub struct Job {
     source: PathBuf,
-    flags: &'static [&'static str],
+    flags: Vec<&'static str>,
     object: PathBuf,
 }
 
 impl Job {
-    /// `headers`: what it includes, hashed.
-    pub fn new(root: &Path, source: PathBuf, flags: &'static [&'static str], headers: impl Hash) -> Self {
+    /// `headers`: what it includes, hashed; the object goes to `directory`.
+    pub fn new(root: &Path, source: PathBuf, flags: &[&'static str], headers: impl Hash, directory: &Path) -> Self {
+        let flags = flags.to_vec();
         let mut hasher = DefaultHasher::new();
-        (compiler(), machine(), flags, COMMON, headers, key(root, &[&source])).hash(&mut hasher);
+        (compiler(), machine(), &flags, COMMON, headers, key(root, &[&source])).hash(&mut hasher);
         let stem = source.file_stem().and_then(|s| s.to_str()).unwrap_or("source");
-        let object = directory().join(format!("{stem}-{:016x}.o", hasher.finish()));
+        let object = directory.join(format!("{stem}-{:016x}.o", hasher.finish()));
         Self { source, flags, object }
     }
 }
 
 /// Those that have not been compiled before.
 pub fn compile(jobs: &[Job]) -> Result<(), String> {
-    fs::create_dir_all(directory()).map_err(|e| e.to_string())?;
+    for folder in jobs.iter().filter_map(|job| job.object.parent()) {
+        fs::create_dir_all(folder).map_err(|e| e.to_string())?;
+    }
     let waiting = Mutex::new(jobs.iter().filter(|job| !job.object.exists()).collect::<Vec<_>>());
     let failed = Mutex::new(None);
     let work = || {
@@ -59,7 +63,7 @@ fn compile_one(job: &Job) -> Result<(), String> {
     let output = Command::new(compiler())
         .args(COMMON)
         .args(machine())
-        .args(job.flags)
+        .args(&job.flags)
         .arg("-c")
         .arg(&job.source)
         .arg("-o")

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::emulation::build;
-use crate::emulation::compile::{Job, compile, files, key, link};
+use crate::emulation::compile::{Job, compile, files, kept, key, link};
 
 const FLAGS: &[&str] = &["-O2", "-Wextra"];
 const FOLDERS: [&str; 4] = ["", "engine", "driver", "kernels"];
@@ -24,7 +24,7 @@ fn build_library() -> Result<PathBuf, String> {
     let mut jobs = build::jobs(root, &["kernels"]);
     for folder in FOLDERS {
         let sources = files(&mock.join(folder), &["cpp"]);
-        jobs.extend(sources.into_iter().map(|source| Job::new(root, source, FLAGS, headers)));
+        jobs.extend(sources.into_iter().map(|source| Job::new(root, source, FLAGS, headers, &kept())));
     }
     compile(&jobs)?;
     // Local names win over those of an emulation in the same process.
