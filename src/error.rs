@@ -3,7 +3,11 @@
 //! Every message says what is wrong and what to change. Errors are values: no public function
 //! panics on bad input, and a failed rank reaches every other rank as [`Error::Rank`].
 
+mod failure;
+
 use std::fmt;
+
+pub use failure::{Failure, FailureKind};
 
 /// Result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -60,6 +64,8 @@ pub enum Error {
         /// The driver's words.
         why: String,
     },
+    /// A failure between ranks.
+    Between(Box<Failure>),
     /// A checkpoint or data file whose content is not what its reader needs.
     Data(String),
 }
@@ -80,6 +86,7 @@ impl fmt::Display for Error {
                 *after_ms as f64 / 1e3
             ),
             Self::Cuda { call, code, why } => write!(f, "{call} failed with {code}, {why}"),
+            Self::Between(failure) => write!(f, "{failure}"),
             Self::Rank { rank, op, why } => write!(f, "rank {rank} failed at op \"{op}\": {why}"),
         }
     }

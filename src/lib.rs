@@ -56,6 +56,7 @@ pub mod kernel;
 pub mod machine;
 pub mod mesh;
 pub mod plan;
+pub mod rendezvous;
 pub mod shard;
 pub mod strategy;
 

@@ -152,6 +152,21 @@ fn masks_and_shorter_segments_are_the_same() {
     }
 }
 
+/// Tiles without keys follow each other fast: no lane may miss a phase.
+#[test]
+fn many_tiles_without_keys() {
+    let mut rng = fresh("attention sm90 empty tiles");
+    let spec = Attention { heads: 12, kv_heads: 12, ..plain(Dtype::Bf16, 72, 64, &[0]) };
+    let kernel = Kernel::Attention(spec);
+    let inputs = random_operands(&kernel, &mut rng);
+    for seed in 0..20 {
+        let device = cuda::Device { arch: Arch::Sm90, sms: 1 };
+        let how = How { row_tile: Some(64), device, ..How::seeded(Arch::Sm90, rng.next() % 1000 + seed) };
+        let got = emulate(&kernel, &inputs, &how);
+        assert!(got[1].data.iter().all(|&x| x == 0.0) && got[2].data.iter().all(|&x| x == f32::NEG_INFINITY));
+    }
+}
+
 #[test]
 fn a_real_head_and_the_bytes_of_shared_memory() {
     let mut rng = fresh("attention sm90 real head");

@@ -219,7 +219,15 @@ fn merge(a: &[Values], b: &[Values], rng: &mut Rng) -> (Values, Values) {
     let launch = cuda::lse_merge(&operands, &sms).unwrap();
     let outcome = device.run(&launch, &Options::seeded(rng.next() % 100), None);
     assert!(outcome.messages.is_empty(), "{}", outcome.messages.join("\n"));
-    (out.values(&device), lse.values(&device))
+    let results = (out.values(&device), lse.values(&device));
+    // The same in the first side's memory.
+    let in_place = LseMerge { out: out_a.view, lse: lse_a.view, ..operands };
+    let launch = cuda::lse_merge(&in_place, &sms).unwrap();
+    let outcome = device.run(&launch, &Options::seeded(rng.next() % 100), None);
+    assert!(outcome.messages.is_empty(), "{}", outcome.messages.join("\n"));
+    assert_same("out in place", &out_a.values(&device), &results.0);
+    assert_same("lse in place", &lse_a.values(&device), &results.1);
+    results
 }
 
 #[test]

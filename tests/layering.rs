@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Module prefixes with the height of their layer; the longest prefix decides. Modules of one
 /// height do not name each other, unless they share the first name.
-const LAYERS: [(&str, usize); 19] = [
+const LAYERS: [(&str, usize); 20] = [
     ("error", 0),
     ("json", 0),
     ("dtype", 0),
@@ -19,6 +19,7 @@ const LAYERS: [(&str, usize); 19] = [
     ("plan", 2),
     ("ffi", 2),
     ("cuda", 3),
+    ("rendezvous", 3),
     ("strategy", 4),
     ("comm", 4),
     ("exec", 5),
