@@ -1,27 +1,25 @@
 //! What goes wrong between ranks, and how it shows.
 
 use std::ffi::c_int;
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use seqpar::cuda::{DeviceMemory, Event, capture};
+use seqpar::cuda::{Event, capture};
 
 use crate::mock::{MODES, Mock, on_mock};
-use crate::raw::{IN_PROGRESS, INVALID_ARGUMENT, INVALID_USAGE, REMOTE_ERROR, SUCCESS, UNHANDLED_CUDA_ERROR, dtype, nccl, ok};
+use crate::raw::{
+    IN_PROGRESS, INVALID_ARGUMENT, INVALID_USAGE, REMOTE_ERROR, SUCCESS, UNHANDLED_CUDA_ERROR, dtype, nccl, ok,
+};
 use crate::world::{Comm, Rank, run, run_and_abort, unique_id};
 
 const WORLD: usize = 3;
 
-/// One memory a rank, long enough for all.
-fn memory(rank: &Rank) -> DeviceMemory {
-    let memory = rank.memory(&[1; 16 * WORLD]);
-    rank.join(&rank.compute, &rank.communication.stream);
-    memory
-}
+const ELEMS: usize = 128;
 
 /// What differs on rank 1: kind, count, type, reduction or root.
-fn odd_one(rank: &Rank, memory: &DeviceMemory, what: usize) {
+fn odd_one(rank: &Rank, from: u64, what: usize) {
     let odd = rank.rank == 1;
-    let (from, to, raw) = (memory.address(), memory.address() + 64, rank.communication.raw);
+    let (to, raw) = (from + 64, rank.communication.raw);
     let pick = |usual: c_int, other: c_int| if odd { other } else { usual };
     // SAFETY: the mock checks addresses.
     let code = unsafe {
@@ -45,8 +43,8 @@ fn ranks_that_call_different_things_are_reported_and_wait_for_ever() {
                 mock.reset(mode, what as u64);
                 mock.configure("devices=3");
                 run_and_abort(mock, WORLD, |rank| {
-                    let memory = memory(rank);
-                    odd_one(rank, &memory, what);
+                    let memory = rank.scratch(ELEMS);
+                    odd_one(rank, memory, what);
                     assert!((0..50).all(|_| !rank.communication.stream.is_done().unwrap()), "{mode} {what}");
                     assert_eq!(rank.comm.state(), SUCCESS, "nobody is told");
                 });
@@ -64,12 +62,8 @@ fn sends_and_receives_that_differ_are_reported() {
             mock.reset(mode, 0);
             mock.configure("devices=2");
             run_and_abort(mock, 2, |rank| {
-                let memory = memory(rank);
-                let code = if rank.rank == 0 {
-                    rank.send(memory.address(), 8, 1)
-                } else {
-                    rank.receive(memory.address(), 4, 0)
-                };
+                let memory = rank.scratch(ELEMS);
+                let code = if rank.rank == 0 { rank.send(memory, 8, 1) } else { rank.receive(memory, 4, 0) };
                 rank.comm.done(code);
             });
             assert!(mock.reports()[0].contains("rank 0 calls ncclSend of 8 int32, rank 1 calls ncclRecv of 4 int32"));
@@ -119,35 +113,39 @@ fn a_cycle_of_sends_outside_a_group_is_a_deadlock() {
             mock.configure("devices=3");
             let begin = Instant::now();
             run_and_abort(mock, WORLD, |rank| {
-                let memory = memory(rank);
+                let memory = rank.scratch(ELEMS);
                 let (next, previous) = ((rank.rank + 1) % WORLD, (rank.rank + WORLD - 1) % WORLD);
-                rank.comm.done(rank.send(memory.address(), 8, next));
-                rank.comm.done(rank.receive(memory.address() + 64, 8, previous));
+                rank.comm.done(rank.send(memory, 8, next));
+                rank.comm.done(rank.receive(memory + 64, 8, previous));
                 assert!(rank.communication.stream.synchronize().is_err());
             });
             let reports = mock.reports();
-            assert!(reports[0].starts_with("DEADLOCK") && reports[0].contains("has not come"), "{mode}: {reports:?}");
+            assert!(reports[0].starts_with("DEADLOCK") && reports[1].contains("has other work"), "{mode}: {reports:?}");
             assert!(begin.elapsed() < Duration::from_millis(900), "{mode}: no time is waited for");
             mock.reset(mode, 0);
         }
     });
 }
 
-/// All gathers twice; `die` takes one rank away before the second.
-fn two_gathers(rank: &Rank) -> (bool, c_int) {
-    let memory = memory(rank);
-    for _ in 0..2 {
-        rank.all_gather(memory.address(), memory.address() + 64, 8);
+/// All gathers twice; a fault takes one rank away at the second. Whether all of it has run, and
+/// what the rank is told, once every rank has done its calls.
+fn two_gathers(rank: &Rank, all: &Barrier) -> (bool, c_int) {
+    let memory = rank.scratch(ELEMS);
+    rank.all_gather(memory, memory + 64, 8);
+    all.wait();
+    // SAFETY: the memory is alive. Who hears of the fault early is refused.
+    let second = unsafe {
+        let (comm, raw) = (rank.comm.0, rank.communication.raw);
+        (nccl().ncclAllGather)(memory, memory + 64, 8, dtype::INT32, comm, raw)
+    };
+    if second == IN_PROGRESS {
+        rank.comm.settle();
     }
     let done = Event::new(false).unwrap();
     done.record(&rank.communication.stream).unwrap();
-    for _ in 0..200 {
-        if done.is_done().unwrap() || rank.comm.state() != SUCCESS {
-            break;
-        }
-        std::thread::sleep(Duration::from_micros(100));
-    }
-    (done.is_done().unwrap(), rank.comm.state())
+    all.wait();
+    let seen = (0..20).any(|_| done.is_done().unwrap());
+    (seen && second == SUCCESS, rank.comm.state())
 }
 
 #[test]
@@ -161,11 +159,8 @@ fn the_death_of_a_rank_is_silent_unless_asked_for() {
             ] {
                 mock.reset(mode, 1);
                 mock.configure(&format!("devices=5 die=2:2 {told}"));
-                let seen = run_and_abort(mock, 5, |rank| {
-                    let seen = two_gathers(rank);
-                    // Nothing of its own, and nothing of the mock's, is in the way of the abort.
-                    seen
-                });
+                let all = Barrier::new(5);
+                let seen = run_and_abort(mock, 5, |rank| two_gathers(rank, &all));
                 assert!(seen.iter().all(|(done, _)| !done), "{mode} {told}: {seen:?}");
                 let states: Vec<c_int> = seen.iter().map(|(_, state)| *state).collect();
                 assert_eq!(states, expected, "{mode} {told}");
@@ -179,8 +174,9 @@ fn the_death_of_a_rank_is_silent_unless_asked_for() {
 fn a_communicator_fails_by_itself_where_asked() {
     on_mock(|mock| {
         mock.configure("devices=3 comm_error=1:2=3");
+        let all = Barrier::new(WORLD);
         let seen = run_and_abort(mock, WORLD, |rank| {
-            let seen = two_gathers(rank);
+            let seen = two_gathers(rank, &all);
             let again = rank.send(0, 1, 0);
             (seen, again)
         });
@@ -199,19 +195,18 @@ fn an_abort_releases_the_stream() {
             let id = unique_id();
             mock.ranks(2, |rank| {
                 let rank = Rank::new(id, 2, rank, 2);
-                let memory = memory(&rank);
+                let memory = rank.memory(&[1; ELEMS]);
+                rank.join(&rank.compute, &rank.communication.stream);
                 if rank.rank == 0 {
                     rank.all_gather(memory.address(), memory.address() + 64, 8);
                     rank.all_gather(memory.address(), memory.address() + 64, 8);
                 }
                 memory.fill(9, &rank.communication.stream).unwrap();
-                let Rank { comm, communication, context, .. } = rank;
-                comm.abort();
-                communication.stream.synchronize().unwrap();
-                context.synchronize().unwrap();
-                let mut bytes = [0; 4];
-                memory.read(0, &mut bytes, &communication.stream).unwrap();
-                assert_eq!(bytes, [9; 4], "{mode}");
+                rank.comm.abort();
+                rank.communication.stream.synchronize().unwrap();
+                rank.context.synchronize().unwrap();
+                rank.join(&rank.communication.stream, &rank.compute);
+                assert_eq!(rank.read(&memory), [0x09090909; ELEMS], "{mode}");
             });
             mock.assert_clean(mode);
             assert_eq!(mock.leaks(), Vec::<String>::new(), "{mode}");
@@ -225,17 +220,16 @@ fn a_graph_with_a_communicator_that_was_aborted_is_reported() {
         let id = unique_id();
         mock.ranks(1, |rank| {
             let rank = Rank::new(id, 1, rank, 1);
-            let memory = memory(&rank);
+            let memory = rank.scratch(ELEMS);
             rank.communication.stream.synchronize().unwrap();
             let graph = capture(&rank.communication.stream, || {
-                rank.all_gather(memory.address(), memory.address(), 8);
+                rank.all_gather(memory, memory, 8);
                 Ok(())
             });
-            let Rank { comm, communication, .. } = rank;
-            comm.abort();
+            rank.comm.abort();
             // SAFETY: the memory outlives the work.
-            unsafe { graph.unwrap().launch(&communication.stream).unwrap() };
-            communication.stream.synchronize().unwrap();
+            unsafe { graph.unwrap().launch(&rank.communication.stream).unwrap() };
+            rank.communication.stream.synchronize().unwrap();
         });
         assert!(mock.reports()[0].contains("of a communicator that was given up"), "{:?}", mock.reports());
     });
@@ -249,11 +243,10 @@ fn any_call_fails_on_request() {
             mock.reset("late", 1);
             mock.configure(&format!("devices=2 fail=ncclAllGather@{rank_of_fault}:2=99"));
             let codes = run_and_abort(mock, 2, |rank| {
-                let memory = memory(rank);
+                let memory = rank.scratch(ELEMS);
                 // SAFETY: the mock checks addresses.
                 let gather = || unsafe {
-                    let at = memory.address();
-                    (nccl().ncclAllGather)(at, at + 64, 8, dtype::INT32, rank.comm.0, rank.communication.raw)
+                    (nccl().ncclAllGather)(memory, memory + 64, 8, dtype::INT32, rank.comm.0, rank.communication.raw)
                 };
                 rank.comm.done(gather());
                 gather()
@@ -274,12 +267,12 @@ fn a_group_with_a_bad_call_launches_nothing() {
     on_mock(|mock| {
         mock.configure("devices=2");
         run(mock, 2, 2, |rank| {
-            let memory = memory(rank);
+            let memory = rank.scratch(ELEMS);
             // SAFETY: the mock checks addresses.
             unsafe {
                 ok((nccl().ncclGroupStart)());
-                ok(rank.send(memory.address(), 4, 0));
-                assert_eq!(rank.receive(memory.address(), 4, 7), INVALID_ARGUMENT);
+                ok(rank.send(memory, 4, 0));
+                assert_eq!(rank.receive(memory, 4, 7), INVALID_ARGUMENT);
                 assert_eq!((nccl().ncclGroupEnd)(), INVALID_ARGUMENT);
             }
             rank.communication.stream.synchronize().unwrap();
@@ -320,18 +313,18 @@ fn ranges_of_one_group_that_overlap_are_reported() {
     on_mock(|mock| {
         mock.configure("devices=2");
         run(mock, 2, 2, |rank| {
-            let memory = memory(rank);
+            let memory = rank.scratch(ELEMS);
             let peer = 1 - rank.rank;
             rank.comm.group(|| {
-                ok(rank.send(memory.address(), 8, peer));
-                ok(rank.receive(memory.address() + 16, 8, peer));
+                ok(rank.send(memory, 8, peer));
+                ok(rank.receive(memory + 16, 8, peer));
             });
         });
         assert!(mock.reports()[0].starts_with("RACE (in a group)"), "{:?}", mock.reports());
         mock.reset("late", 1);
         run(mock, 2, 2, |rank| {
-            let memory = memory(rank);
-            rank.all_gather(memory.address() + 4, memory.address(), 8);
+            let memory = rank.scratch(ELEMS);
+            rank.all_gather(memory + 4, memory, 8);
         });
         assert!(mock.reports()[0].contains("ranges that overlap"), "{:?}", mock.reports());
     });
@@ -342,9 +335,9 @@ fn a_range_that_is_not_there_ends_the_context() {
     on_mock(|mock| {
         mock.configure("devices=2");
         run_and_abort(mock, 2, |rank| {
-            let memory = memory(rank);
-            let from = if rank.rank == 0 { memory.address() + 4 * 15 * 3 } else { memory.address() };
-            rank.all_gather(from, memory.address() + 64, 8);
+            let memory = rank.scratch(ELEMS);
+            let from = if rank.rank == 0 { memory + 4 * (ELEMS as u64 - 4) } else { memory };
+            rank.all_gather(from, memory + 64, 8);
             if rank.rank == 0 {
                 let error = rank.communication.stream.synchronize().unwrap_err().to_string();
                 assert!(error.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{error}");
@@ -360,21 +353,21 @@ fn streams_and_communicators_that_do_not_fit_are_refused() {
     on_mock(|mock: &Mock| {
         mock.configure("devices=2");
         run(mock, 2, 2, |rank| {
-            let memory = memory(rank);
-            let at = memory.address();
+            let memory = rank.scratch(ELEMS);
+
             let gather = |comm: &Comm, stream: u64| {
                 // SAFETY: the mock checks handles.
-                unsafe { (nccl().ncclAllGather)(at, at, 4, dtype::INT32, comm.0, stream) }
+                unsafe { (nccl().ncclAllGather)(memory, memory, 4, dtype::INT32, comm.0, stream) }
             };
-            assert_eq!(gather(&rank.comm, at), UNHANDLED_CUDA_ERROR);
-            assert_eq!(gather(&Comm(at as *mut _), rank.communication.raw), INVALID_ARGUMENT);
+            assert_eq!(gather(&rank.comm, memory), UNHANDLED_CUDA_ERROR);
+            assert_eq!(gather(&Comm(memory as *mut _), rank.communication.raw), INVALID_ARGUMENT);
             assert_eq!(gather(&Comm(std::ptr::null_mut()), rank.communication.raw), INVALID_ARGUMENT);
             // SAFETY: the mock checks handles.
             unsafe {
                 ok((nccl().ncclGroupStart)());
-                ok(rank.send(at, 1, rank.rank));
+                ok(rank.send(memory, 1, rank.rank));
                 // Another stream: one group would tie the two together.
-                ok((nccl().ncclRecv)(at + 64, 1, dtype::INT32, rank.rank as c_int, rank.comm.0, 0));
+                ok((nccl().ncclRecv)(memory + 64, 1, dtype::INT32, rank.rank as c_int, rank.comm.0, 0));
                 assert_eq!((nccl().ncclGroupEnd)(), INVALID_USAGE);
             }
         });

@@ -1,5 +1,6 @@
 //! Ranks on threads, each with a communicator, two streams and memory.
 
+use std::cell::RefCell;
 use std::ffi::c_int;
 use std::ptr::null_mut;
 
@@ -71,16 +72,16 @@ impl Comm {
         }
     }
 
-    pub fn finish(self) {
-        // SAFETY: the handle is not used again.
+    pub fn finish(&self) {
+        // SAFETY: the mock knows handles that were given up.
         unsafe {
             self.done((nccl().ncclCommFinalize)(self.0));
             ok((nccl().ncclCommDestroy)(self.0));
         }
     }
 
-    pub fn abort(self) {
-        // SAFETY: the handle is not used again.
+    pub fn abort(&self) {
+        // SAFETY: the mock knows handles that were given up.
         ok(unsafe { (nccl().ncclCommAbort)(self.0) });
     }
 }
@@ -111,10 +112,11 @@ impl Drop for Lane {
 
 pub struct Rank {
     pub rank: usize,
-    pub world: usize,
     pub comm: Comm,
     pub compute: Stream,
     pub communication: Lane,
+    /// What device work may still touch when the test's body ends.
+    kept: RefCell<Vec<DeviceMemory>>,
     pub context: Context,
 }
 
@@ -124,7 +126,14 @@ impl Rank {
         let context = Context::primary((rank % devices) as i32).unwrap();
         let comm = Comm::begin(id, world, rank);
         ok(comm.settle());
-        Self { rank, world, comm, compute: Stream::new(Priority::Low).unwrap(), communication: Lane::new(), context }
+        Self {
+            rank,
+            comm,
+            compute: Stream::new(Priority::Low).unwrap(),
+            communication: Lane::new(),
+            kept: RefCell::default(),
+            context,
+        }
     }
 
     /// Device memory with these numbers, written on the stream that computes.
@@ -133,6 +142,16 @@ impl Rank {
         let memory = DeviceMemory::new(bytes.len()).unwrap();
         memory.write(0, &bytes, &self.compute).unwrap();
         memory
+    }
+
+    /// Memory that is given back with the rank, after its communicator: freeing waits for what is
+    /// enqueued. Ready for the stream that communicates.
+    pub fn scratch(&self, elems: usize) -> u64 {
+        let memory = self.memory(&vec![1; elems]);
+        self.join(&self.compute, &self.communication.stream);
+        let address = memory.address();
+        self.kept.borrow_mut().push(memory);
+        address
     }
 
     pub fn read(&self, memory: &DeviceMemory) -> Vec<i32> {
