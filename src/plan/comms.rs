@@ -42,7 +42,11 @@ fn transfers(plan: &Plan, id: OpId, comm: &Comm, members: &HashSet<u32>) -> Resu
         let name = || named(plan, access);
         let mode = if transfer.direction == Direction::Send { Mode::Read } else { Mode::Write };
         if access.mode != mode || access.operand as usize != index {
-            return Err(at(plan, id, format!("{}: transfer {index} sends what it reads or fills what it writes", name())));
+            return Err(at(
+                plan,
+                id,
+                format!("{}: transfer {index} sends what it reads or fills what it writes", name()),
+            ));
         }
         if access.region.is_empty() {
             return Err(at(plan, id, format!("{}: transfer {index} is empty; leave it out on both sides", name())));
@@ -52,7 +56,11 @@ fn transfers(plan: &Plan, id: OpId, comm: &Comm, members: &HashSet<u32>) -> Resu
             return Err(at(plan, id, why));
         }
         if buffer.dtype != comm.dtype {
-            return Err(at(plan, id, format!("{} is {}, the communication is in {}", name(), buffer.dtype, comm.dtype)));
+            return Err(at(
+                plan,
+                id,
+                format!("{} is {}, the communication is in {}", name(), buffer.dtype, comm.dtype),
+            ));
         }
         if !members.contains(&transfer.peer) {
             return Err(at(plan, id, format!("{}: rank {} is not in the group", name(), transfer.peer)));
