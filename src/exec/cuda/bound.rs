@@ -6,7 +6,7 @@ use super::prepared::Prepared;
 use super::resolve::{Call, Home, Resolved, Resolver, Timed};
 use crate::cuda::{DeviceMemory, Event, Graph, PinnedMemory, Priority, Stream, capture};
 use crate::error::Result;
-use crate::plan::{OpId, Role};
+use crate::plan::OpId;
 
 /// Bytes of a `SeqparStatus`.
 pub(super) const STATUS_BYTES: usize = 16;
@@ -103,7 +103,8 @@ impl<'a> Bound<'a> {
         self.prepared.transport.health()?;
         let result = self.try_run(stream);
         if let Err(error) = &result {
-            self.prepared.transport.abort(&error.to_string());
+            // What does not end is told by the run's own error soon enough: nothing was waited for.
+            let _ = self.prepared.transport.abort(&error.to_string());
         }
         result
     }
@@ -128,14 +129,6 @@ impl<'a> Bound<'a> {
         // The default stream cannot be captured, and the caller's is not ours to capture.
         let origin = Stream::new(Priority::Low)?;
         capture(&origin, || enqueue(self, &origin))
-    }
-
-    /// Buffers of a role, by place among the ranks that are here, and index.
-    pub(super) fn buffers_of(prepared: &Prepared, role: Role) -> impl Iterator<Item = (usize, usize)> + '_ {
-        let all = prepared.buffers.iter().enumerate();
-        all.flat_map(move |(rank, list)| {
-            list.iter().enumerate().filter(move |(_, b)| b.role == role).map(move |(i, _)| (rank, i))
-        })
     }
 
     /// Nothing that the device may still use is ever freed: that would wait for it.

@@ -73,10 +73,12 @@ impl Bound<'_> {
             return error;
         }
         let error = match (error, self.told.first_open()) {
-            (Error::Between(failure), Some((_, op))) if failure.op.is_empty() => self.at(*failure, op),
+            (Error::Between(failure), Some((_, op))) => self.at(*failure, op),
             (error, _) => error,
         };
-        prepared.transport.abort(&error.to_string());
+        if prepared.transport.abort(&error.to_string()).is_err() {
+            return self.wedged(error);
+        }
         let aborted = Instant::now();
         while matches!(self.end.is_done(), Ok(false)) {
             if aborted.elapsed() > ABORT_DEADLINE {

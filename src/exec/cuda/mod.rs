@@ -19,6 +19,8 @@ mod kernels;
 mod memory;
 mod prepared;
 pub mod program;
+#[cfg(feature = "nccl")]
+mod rank_threads;
 mod report;
 mod resolve;
 mod tensors;
@@ -30,6 +32,8 @@ pub use kernels::Kernels;
 pub use prepared::{CudaOptions, External, ExternalCall, Prepared, prepare, prepare_rank};
 #[doc(hidden)]
 pub use prepared::{prepare_lowered, prepare_rank_lowered};
+#[cfg(feature = "nccl")]
+pub use rank_threads::RankThreads;
 pub use tensors::run_tensors;
 pub use transport::Transport;
 #[cfg(feature = "nccl")]

@@ -72,9 +72,12 @@ impl Transport {
     }
 
     /// Ends what is in flight: no op will finish that waits for another rank.
-    pub(super) fn abort(&self, _why: &str) {
+    ///
+    /// # Errors
+    /// An end that does not return.
+    pub(super) fn abort(&self, _why: &str) -> Result<()> {
         match self {
-            Self::Loopback => {}
+            Self::Loopback => Ok(()),
             #[cfg(feature = "nccl")]
             Self::Nccl(agreed) => agreed.abort(_why),
         }

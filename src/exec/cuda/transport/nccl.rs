@@ -177,10 +177,10 @@ impl Agreed {
         self.nccl.family().members.iter().try_for_each(|(_, communicator)| communicator.async_error())
     }
 
-    pub(super) fn abort(&self, why: &str) {
-        for handle in self.nccl.abort_handles() {
-            handle.abort(why);
-        }
+    pub(super) fn abort(&self, why: &str) -> Result<()> {
+        // All of them, though one may not return.
+        let ended: Vec<Result<()>> = self.nccl.abort_handles().iter().map(|handle| handle.abort(why)).collect();
+        ended.into_iter().collect()
     }
 }
 
