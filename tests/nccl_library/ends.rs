@@ -69,6 +69,26 @@ fn dropping_aborts_behind_the_back() {
 }
 
 #[test]
+fn an_op_in_flight_is_cut_off_by_a_drop_elsewhere_and_by_a_panic() {
+    let fake = Fake::new();
+    for (round, panics) in [(1, false), (2, true)] {
+        let mut communicator = fake.communicator();
+        let handle = communicator.abort_handle();
+        send_something(&mut communicator, &stream(1)).unwrap();
+        let elsewhere = thread::spawn(move || {
+            let _dropped = communicator;
+            assert!(!panics, "a panic that a test wants");
+        });
+        assert_eq!(elsewhere.join().is_err(), panics);
+        fake.wait_for("ncclCommAbort", round);
+        assert!(handle.has_ended());
+        handle.abort("again").unwrap();
+    }
+    assert_eq!(fake.count("ncclCommAbort"), 2);
+    fake.assert_lawful();
+}
+
+#[test]
 fn a_drop_whose_abort_never_returns_is_unrecoverable_after_the_reapers_deadline() {
     assert_eq!(Config::default().reaper_deadline, Duration::from_secs(10));
     let fake = Fake::new();

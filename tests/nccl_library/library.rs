@@ -31,6 +31,78 @@ fn a_folder_names_the_library_in_it() {
     assert_eq!(Library::load(Some(&folder)).unwrap().path(), folder.join("libnccl.so.2"));
 }
 
+/// Runs a test of this file once more, in a process with another environment.
+fn again(test: &str, environment: &[(&str, &std::path::Path)]) {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([&format!("library::{test}"), "--exact", "--nocapture"])
+        .env("SEQPAR_TEST_AGAIN", "1")
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+fn is_again() -> bool {
+    std::env::var_os("SEQPAR_TEST_AGAIN").is_some()
+}
+
+#[test]
+fn the_environment_names_the_library_unless_the_caller_does() {
+    if is_again() {
+        let named = std::env::var_os("SEQPAR_NCCL_PATH").unwrap();
+        assert_eq!(Library::load(None).unwrap().path(), named);
+        let own = compile(22809, &[]);
+        assert_eq!(Library::load(Some(&own)).unwrap().path(), own);
+        return;
+    }
+    again("the_environment_names_the_library_unless_the_caller_does", &[("SEQPAR_NCCL_PATH", &compile(22809, &[]))]);
+}
+
+#[test]
+fn a_name_in_the_environment_that_is_wrong_is_an_error() {
+    if is_again() {
+        let error = Library::load(None).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/libnccl.so.2") && error.contains("SEQPAR_NCCL_PATH"), "{error}");
+        return;
+    }
+    let folder = named("libnccl.so.2");
+    let search = [("LD_LIBRARY_PATH", folder.as_path()), ("SEQPAR_NCCL_PATH", "/nowhere/libnccl.so.2".as_ref())];
+    again("a_name_in_the_environment_that_is_wrong_is_an_error", &search);
+}
+
+#[test]
+fn both_names_are_found_by_the_linker() {
+    if is_again() {
+        // Of any version, where the machine has one installed.
+        Library::load(None).unwrap();
+        return;
+    }
+    for name in ["libnccl.so.2", "libnccl.so"] {
+        again("both_names_are_found_by_the_linker", &[("LD_LIBRARY_PATH", &named(name))]);
+    }
+}
+
+/// A folder with a library of that name.
+fn named(name: &str) -> std::path::PathBuf {
+    let library = compile(22809, &[]);
+    let folder = library.with_extension("folder");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::rename(library, folder.join(name)).unwrap();
+    folder
+}
+
+#[test]
+fn an_environment_that_makes_nccl_block_is_refused() {
+    if is_again() {
+        let fake = Fake::new();
+        let error = fake.try_communicator(SECOND).unwrap_err();
+        assert!(matches!(&error, Error::Unsupported(why) if why.contains("NCCL_COMM_BLOCKING")), "{error}");
+        return;
+    }
+    again("an_environment_that_makes_nccl_block_is_refused", &[("NCCL_COMM_BLOCKING", "1".as_ref())]);
+}
+
 #[test]
 fn without_a_function_that_all_need_there_is_no_communicator() {
     let fake = Fake::without(&["ncclCommAbort"]);
