@@ -70,7 +70,7 @@ size_t mock_leaks(char* text, size_t bytes) {
   for (const Object* object : objects()) {
     const bool implicit = object->kind == CUfunc_st::kKind ||
                           (object->context && object == object->context->default_stream);
-    if (object->alive && !implicit) list.push_back(object->kind);
+    if (object->alive && !implicit) list.emplace_back(object->kind);
   }
   for (const auto& [address, allocation] : engine.memory.all()) {
     if (allocation.live) list.push_back(allocation.name);
