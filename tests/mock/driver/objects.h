@@ -25,6 +25,7 @@ struct Node {
   Operation pattern;
   std::vector<int> after;
   int branch;
+  CUevent records = nullptr;  // at each launch, a record made for the outside
 };
 
 struct Capture {
