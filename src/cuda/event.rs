@@ -42,6 +42,17 @@ impl Event {
         check(unsafe { sys::cuEventRecord(self.raw, stream.raw()) }, "cuEventRecord")
     }
 
+    /// As [`Event::record`], anew each time that the graph runs which `stream` is being captured
+    /// into; a plain record says nothing but an order there.
+    ///
+    /// # Errors
+    /// What the driver says: a stream that is not being captured above all.
+    pub fn record_in_graph(&self, stream: &Stream) -> Result<()> {
+        let external = sys::CUevent_record_flags_enum::CU_EVENT_RECORD_EXTERNAL as u32;
+        // SAFETY: both handles are alive.
+        check(unsafe { sys::cuEventRecordWithFlags(self.raw, stream.raw(), external) }, "cuEventRecord")
+    }
+
     /// Whether the recorded work is done.
     ///
     /// # Errors

@@ -120,7 +120,7 @@ impl<'a> Bound<'a> {
                 launch_graph(graph, stream)?;
             }
         } else {
-            enqueue(self, stream)?;
+            enqueue(self, stream, false)?;
         }
         self.end.record(stream)
     }
@@ -128,7 +128,7 @@ impl<'a> Bound<'a> {
     fn captured(&self) -> Result<Graph> {
         // The default stream cannot be captured, and the caller's is not ours to capture.
         let origin = Stream::new(Priority::Low)?;
-        capture(&origin, || enqueue(self, &origin))
+        capture(&origin, || enqueue(self, &origin, true))
     }
 
     /// Nothing that the device may still use is ever freed: that would wait for it.

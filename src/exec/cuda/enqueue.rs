@@ -10,8 +10,9 @@ use crate::cuda::{Graph, Stream, copy_device_to_device, launch, wait_value, writ
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 
-/// Enqueues all calls of a run behind `caller`, and lets `caller` wait for their end.
-pub(super) fn enqueue(bound: &Bound<'_>, caller: &Stream) -> Result<()> {
+/// Enqueues all calls of a run behind `caller`, and lets `caller` wait for their end. Where they are
+/// `captured`, timers are taken by the graph.
+pub(super) fn enqueue(bound: &Bound<'_>, caller: &Stream, captured: bool) -> Result<()> {
     let prepared = bound.prepared;
     // The runs before this one are over for `caller`.
     bound.flags.fill(0, caller)?;
@@ -27,7 +28,7 @@ pub(super) fn enqueue(bound: &Bound<'_>, caller: &Stream) -> Result<()> {
         stream.wait(&bound.fork)?;
     }
     for resolved in &bound.calls {
-        enqueue_one(bound, resolved).map_err(|error| named(bound, resolved, error))?;
+        enqueue_one(bound, resolved, captured).map_err(|error| named(bound, resolved, error))?;
     }
     for (stream, join) in prepared.streams.iter().zip(&bound.joins) {
         join.record(stream)?;
@@ -42,12 +43,14 @@ pub(super) fn launch_graph(graph: &Graph, caller: &Stream) -> Result<()> {
     unsafe { graph.launch(caller) }
 }
 
-fn enqueue_one(bound: &Bound<'_>, resolved: &Resolved) -> Result<()> {
+fn enqueue_one(bound: &Bound<'_>, resolved: &Resolved, captured: bool) -> Result<()> {
     let prepared = bound.prepared;
     let stream = &prepared.streams[resolved.stream];
     match &resolved.call {
         Call::Wait(event) => stream.wait(&prepared.events[*event]),
         Call::Record(event) => prepared.events[*event].record(stream),
+        Call::Begin(timer) if captured => bound.timers[*timer].0.record_in_graph(stream),
+        Call::End(timer) if captured => bound.timers[*timer].1.record_in_graph(stream),
         Call::Begin(timer) => bound.timers[*timer].0.record(stream),
         Call::End(timer) => bound.timers[*timer].1.record(stream),
         Call::Launch { function, geometry, params } => {

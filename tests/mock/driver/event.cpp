@@ -45,6 +45,19 @@ CUresult cuEventRecord(CUevent event, CUstream handle) {
   return submit(call, stream, operation("record_event", 0), &event->recorded);
 }
 
+// With CU_EVENT_RECORD_EXTERNAL a capture takes it as a node, which records at each launch.
+CUresult cuEventRecordWithFlags(CUevent event, CUstream handle, unsigned int flags) {
+  MOCK_CALL(kContext);
+  MOCK_ALIVE(event);
+  MOCK_STREAM(stream, handle);
+  if (flags != CU_EVENT_RECORD_EXTERNAL || !stream->capture) return CUDA_ERROR_INVALID_VALUE;
+  if (event->context != stream->context) return call.misuse("an event of another context", CUDA_ERROR_INVALID_HANDLE);
+  event->capture = nullptr;
+  const CUresult result = submit(call, stream, operation("record_event", 0));
+  if (result == CUDA_SUCCESS) stream->capture->graph->nodes.back().records = event;
+  return result;
+}
+
 CUresult cuEventQuery(CUevent event) {
   MOCK_CALL(kContext);
   MOCK_ALIVE(event);

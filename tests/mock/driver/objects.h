@@ -26,6 +26,7 @@ struct Node {
   Operation pattern;
   std::vector<int> after;
   int branch;
+  CUevent records = nullptr;  // at each launch, a record made for the outside
 };
 
 struct Capture {
