@@ -1,3 +1,8 @@
-//! Transports: how the messages of a communication reach the other ranks.
+//! Transports: how the messages of a communication reach the other ranks. What notices and names
+//! failures between them stands beside: [`signature`] before a run, [`flight`] and [`watchdog`]
+//! during one.
 
+pub mod flight;
 pub mod local;
+pub mod signature;
+pub mod watchdog;
