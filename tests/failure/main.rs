@@ -1,0 +1,14 @@
+//! What notices and names failures between ranks, without a GPU: plans compared before a run,
+//! flight records compared after one, the watchdog with ranks as threads and as processes, links
+//! that fail, random plans under adversarial schedules.
+//!
+//! Where an op is in flight here, it is a collective over the store (processes) or a function
+//! value that does not complete (threads): no library is under test but this one.
+#![cfg(feature = "nccl")]
+
+mod flight;
+mod folder;
+mod mismatch;
+mod plans;
+//mod processes;
+mod watch;
