@@ -4,5 +4,7 @@
 
 pub mod flight;
 pub mod local;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 pub mod signature;
 pub mod watchdog;

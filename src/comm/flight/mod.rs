@@ -166,11 +166,14 @@ impl Flight {
         }
     }
 
-    /// The first call kept of an op, and its label.
-    pub fn call(&self, seq: u64) -> Option<(Signature, String)> {
-        let ring = self.ring();
-        let entry = ring.in_order().find(|entry| entry.seq() == seq)?;
-        Some((Signature::from_bytes(&entry.call)?, ring.labels.get(entry.label as usize)?.clone()))
+    /// Keeps a label; its number.
+    pub(crate) fn number(&self, label: &str) -> u32 {
+        self.ring().label(label)
+    }
+
+    /// The label of that number.
+    pub(crate) fn label(&self, number: u32) -> String {
+        self.ring().labels.get(number as usize).cloned().unwrap_or_default()
     }
 
     fn update(&self, seq: u64, change: impl Fn(&mut Entry, u64)) {

@@ -255,6 +255,12 @@ impl Shared {
         let mut state = self.state();
         state.stop.get_or_insert(stop);
         self.changed.notify_all();
+        // A probe may hold the communicator that holds its watch.
+        for comm in &state.comms {
+            if let Ok(mut probe) = comm.probe.try_lock() {
+                *probe = Probe::default();
+            }
+        }
         let until = Instant::now() + self.options.stop_within;
         while state.threads > 0 {
             let left = until.saturating_duration_since(Instant::now());

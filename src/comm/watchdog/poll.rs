@@ -101,7 +101,7 @@ fn locate(failure: &mut Failure, comm: &Comm) -> Option<Signature> {
     let ops = comm.ops();
     let open = ops.open.front()?;
     failure.seq = Some(open.seq);
-    failure.op.clone_from(&open.label);
+    failure.op = comm.flight.label(open.label);
     failure.elapsed_ms = ops.since.elapsed().as_millis() as u64;
     open.call
 }

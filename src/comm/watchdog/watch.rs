@@ -41,7 +41,8 @@ impl Watch {
         self.check()?;
         calls.iter().for_each(|call| self.comm.flight.schedule(label, call));
         let deadline = deadline.unwrap_or(self.comm.deadline);
-        let open = Open { seq, deadline, label: label.to_string(), head: head(calls), call: calls.first().copied() };
+        let label = self.comm.flight.number(label);
+        let open = Open { seq, deadline, label, head: head(calls), call: calls.first().copied() };
         let mut ops = self.comm.ops();
         if ops.open.is_empty() {
             ops.since = Instant::now();
@@ -148,7 +149,8 @@ pub(super) struct Ops {
 pub(super) struct Open {
     pub(super) seq: u64,
     pub(super) deadline: Duration,
-    pub(super) label: String,
+    /// Its number in the flight record.
+    pub(super) label: u32,
     pub(super) head: u64,
     pub(super) call: Option<Signature>,
 }
