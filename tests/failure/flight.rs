@@ -148,3 +148,36 @@ fn the_json_is_what_the_schema_says() {
     assert!(times.is_sorted() && times[2] <= value["now_ns"].as_u64().unwrap(), "{times:?}");
     assert_eq!((&calls[1]["state"], &calls[1]["completed_ns"]), (&"scheduled".into(), &Value::Null));
 }
+
+/// Reads what [`Dump::json`] writes.
+pub(crate) fn parse(text: &str) -> Dump {
+    use seqpar::comm::flight::{Call, State};
+    use seqpar::comm::signature::{dtype_named, kind_named};
+    let value: Value = serde_json::from_str(text).unwrap();
+    let call = |call: &Value| Call {
+        signature: Signature {
+            comm: 0,
+            seq: call["seq"].as_u64().unwrap(),
+            tag: call["tag"].as_u64().unwrap() as u32,
+            kind: kind_named(call["kind"].as_str().unwrap()).unwrap(),
+            part: Part::named(call["part"].as_str().unwrap()).unwrap(),
+            dtype: dtype_named(call["dtype"].as_str().unwrap()).unwrap(),
+            peer: call["peer"].as_u64().map(|peer| peer as u32),
+            elems: call["elems"].as_u64().unwrap(),
+        },
+        label: call["label"].as_str().unwrap().to_string(),
+        state: State::named(call["state"].as_str().unwrap()).unwrap(),
+        scheduled_ns: call["scheduled_ns"].as_u64().unwrap(),
+        started_ns: call["started_ns"].as_u64(),
+        completed_ns: call["completed_ns"].as_u64(),
+    };
+    Dump {
+        comm: value["comm"].as_str().unwrap().to_string(),
+        rank: value["rank"].as_u64().unwrap() as u32,
+        world: value["world"].as_u64().unwrap() as u32,
+        failure: value["failure"].as_str().map(String::from),
+        now_ns: value["now_ns"].as_u64().unwrap(),
+        overwritten: value["overwritten"].as_u64().unwrap(),
+        calls: value["calls"].as_array().unwrap().iter().map(call).collect(),
+    }
+}

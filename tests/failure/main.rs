@@ -10,5 +10,5 @@ mod flight;
 mod folder;
 mod mismatch;
 mod plans;
-//mod processes;
+mod processes;
 mod watch;

@@ -5,7 +5,7 @@
 //! equally many both are named. A rank at fault is left out of what follows, since all its later
 //! calls are shifted or wrong as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::{Part, Signature};
@@ -104,9 +104,9 @@ pub fn compare(ranks: &[Rank<'_>]) -> Vec<Finding> {
     let mut ranks: Vec<Rank<'_>> = ranks.to_vec();
     ranks.sort_by_key(|rank| rank.rank);
     let begin = ranks.iter().map(|rank| rank.from).max().unwrap_or(0);
-    let end = ranks.iter().filter_map(|rank| rank.calls.last()).map(|call| call.seq + 1).max().unwrap_or(0);
+    let seqs: BTreeSet<u64> = ranks.iter().flat_map(|rank| rank.calls).map(|call| call.seq).collect();
     let mut findings = Vec::new();
-    for seq in begin..end {
+    for &seq in seqs.range(begin..) {
         while let Some(finding) = differ(&ranks, seq) {
             ranks.retain(|rank| !finding.culprits.contains(&rank.rank));
             findings.push(finding);
@@ -180,7 +180,8 @@ fn in_order(ranks: &[Rank<'_>], finding: Finding) -> Finding {
             ranks.iter().map(|rank| (rank.rank, at(rank, if rank.rank == culprit { own } else { seq }))).collect();
         sides.iter().all(|(_, calls)| !calls.is_empty()) && mismatch(&sides, seq).is_none()
     };
-    let swapped = (finding.seq + 1..=finding.seq + WINDOW).find(|&other| with(finding.seq, other));
+    let swapped =
+        (finding.seq.saturating_add(1)..=finding.seq.saturating_add(WINDOW)).find(|&other| with(finding.seq, other));
     let Some(other) = swapped.filter(|&other| with(other, finding.seq)) else { return finding };
     let mut finding = Finding { category: Category::Order, ..finding };
     if let Some(side) = finding.sides.iter_mut().find(|side| side.ranks.contains(&culprit)) {
@@ -263,16 +264,24 @@ fn joined<'a>(calls: impl Iterator<Item = &'a Signature>) -> String {
 
 /// Messages from one rank to another that are not received as they are sent.
 fn messages(sides: &[Calls<'_>], seq: u64) -> Option<Finding> {
-    let mut wrong: Vec<(Calls<'_>, Calls<'_>)> = Vec::new();
-    for from in sides {
-        for to in sides.iter().filter(|to| to.0 != from.0) {
-            let sent = between(from.1, Part::Send, to.0);
-            let received = between(to.1, Part::Recv, from.0);
-            if !sent.map(size).eq(received.map(size)) {
-                wrong.push((*from, *to));
-            }
+    let mut lists: BTreeMap<(u32, u32), [Vec<Signature>; 2]> = BTreeMap::new();
+    for (rank, calls) in sides {
+        for call in *calls {
+            let (pair, end) = match (call.part, call.peer) {
+                (Part::Send, Some(peer)) => ((*rank, peer), 0),
+                (Part::Recv, Some(peer)) => ((peer, *rank), 1),
+                _ => continue,
+            };
+            lists.entry(pair).or_default()[end].push(*call);
         }
     }
+    let side = |rank: u32| sides.iter().find(|side| side.0 == rank).copied();
+    let differs = |[sent, received]: &[Vec<Signature>; 2]| !sent.iter().map(size).eq(received.iter().map(size));
+    let wrong: Vec<(Calls<'_>, Calls<'_>)> = lists
+        .iter()
+        .filter(|(_, ends)| differs(ends))
+        .filter_map(|((from, to), _)| Some((side(*from)?, side(*to)?)))
+        .collect();
     let &(from, to) = wrong.first()?;
     let mut share: BTreeMap<u32, usize> = BTreeMap::new();
     for (from, to) in &wrong {

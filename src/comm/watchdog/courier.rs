@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::message::{Beat, Cause};
+use super::poll::locate;
 use super::{Life, Shared, Stop};
 use crate::error::{FailureKind, Result};
 use crate::rendezvous::Store;
@@ -134,9 +135,9 @@ fn visit(shared: &Shared, store: &dyn Store, keys: &Keys<'_>, rank: usize, look:
 }
 
 fn leave(shared: &Shared, store: &dyn Store, keys: &Keys<'_>, stop: Stop) {
-    let (mut first, suspected) = {
+    let (mut first, suspected, comms) = {
         let state = shared.state();
-        (state.first.clone(), state.suspected.clone())
+        (state.first.clone(), state.suspected.clone(), state.comms.clone())
     };
     let how = match stop {
         Stop::Goodbye => None,
@@ -145,7 +146,9 @@ fn leave(shared: &Shared, store: &dyn Store, keys: &Keys<'_>, stop: Stop) {
     };
     let cause = suspected.map(|(cause, _)| cause).or_else(|| {
         let kind = FailureKind::PeerLost { how: how?.into() };
-        Some(Cause { failure: shared.failure(kind, "watchdog", vec![shared.rank]), call: None })
+        let mut failure = shared.failure(kind, "watchdog", vec![shared.rank]);
+        locate(&mut failure, &comms);
+        Some(Cause { failure, call: None })
     });
     let said = match cause {
         Some(cause) if first.is_none() => store.claim(&keys.failure(), &cause.to_bytes()).map(|bytes| {

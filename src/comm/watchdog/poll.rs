@@ -9,7 +9,6 @@ use super::message::Cause;
 use super::peers::{Peer, blame};
 use super::watch::Comm;
 use super::{Shared, State};
-use crate::comm::signature::Signature;
 use crate::error::{Error, Failure, FailureKind};
 
 pub(super) fn run(shared: &Shared) {
@@ -80,9 +79,7 @@ fn lost(shared: &Shared, state: &State) -> Option<Failure> {
     let gone: Vec<usize> = (0..state.peers.len()).filter(|&rank| state.peers[rank].gone.is_some()).collect();
     if let Some(how) = gone.first().and_then(|&rank| state.peers[rank].gone.clone()) {
         let mut failure = shared.failure(FailureKind::PeerLost { how }, "watchdog", gone);
-        if let Some(comm) = state.comms.iter().find(|comm| !comm.ops().open.is_empty()) {
-            locate(&mut failure, comm);
-        }
+        locate(&mut failure, &state.comms);
         return Some(failure);
     }
     let (since, said) = state.unreachable.as_ref()?;
@@ -95,15 +92,9 @@ fn lost(shared: &Shared, state: &State) -> Option<Failure> {
     })
 }
 
-/// Says at which op of a communicator a failure was noticed.
-fn locate(failure: &mut Failure, comm: &Comm) -> Option<Signature> {
-    failure.comm.clone_from(&comm.name);
-    let ops = comm.ops();
-    let open = ops.open.front()?;
-    failure.seq = Some(open.seq);
-    failure.op = comm.flight.label(open.label);
-    failure.elapsed_ms = ops.since.elapsed().as_millis() as u64;
-    open.call
+/// Says at which op in flight a failure was noticed, if there is one.
+pub(super) fn locate(failure: &mut Failure, comms: &[Arc<Comm>]) {
+    comms.iter().find_map(|comm| comm.locate(failure));
 }
 
 fn complained(shared: &Shared, comm: &Comm, error: Error) -> Cause {
@@ -111,7 +102,7 @@ fn complained(shared: &Shared, comm: &Comm, error: Error) -> Cause {
         Error::Between(failure) => *failure,
         other => shared.failure(FailureKind::Aborted { by: other.to_string() }, &comm.name, vec![shared.rank]),
     };
-    let call = locate(&mut failure, comm);
+    let call = comm.locate(&mut failure);
     Cause { failure, call }
 }
 
@@ -127,7 +118,7 @@ fn late(shared: &Shared, comm: &Comm, peers: &[Peer]) -> Option<Cause> {
     let own = comm.position();
     let (culprits, stage) = blame(peers, &comm.members, shared.rank, own, shared.options.silence, Instant::now());
     let mut failure = shared.failure(FailureKind::Timeout { stage }, &comm.name, culprits);
-    let call = locate(&mut failure, comm);
+    let call = comm.locate(&mut failure);
     Some(Cause { failure, call })
 }
 

@@ -192,6 +192,17 @@ impl Comm {
         }
     }
 
+    /// Says at which op in flight a failure was noticed; `None` with none in flight.
+    pub(super) fn locate(&self, failure: &mut Failure) -> Option<Signature> {
+        let ops = self.ops();
+        let open = ops.open.front()?;
+        failure.comm.clone_from(&self.name);
+        failure.seq = Some(open.seq);
+        failure.op = self.flight.label(open.label);
+        failure.elapsed_ms = ops.since.elapsed().as_millis() as u64;
+        open.call
+    }
+
     pub(super) fn position(&self) -> Position {
         let ops = self.ops();
         let head = ops.open.front().map_or(0, |open| open.head);
