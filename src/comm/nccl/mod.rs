@@ -37,6 +37,7 @@ mod register;
 mod split;
 mod status;
 mod unique_id;
+mod watched;
 
 pub use abort::AbortHandle;
 pub use communicator::Communicator;
