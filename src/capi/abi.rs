@@ -1,47 +1,8 @@
 //! The structs of `include/seqpar.h`, field by field in its order, where they are documented.
-//! `tests/capi_header.rs` compares sizes and offsets with C.
+//! `tests/capi/layout.rs` compares sizes and offsets with C.
 #![allow(missing_docs)]
 
 use std::ffi::{c_char, c_void};
-
-/// A struct that starts with its size, so that it can grow.
-///
-/// # Safety
-/// The type is `repr(C)`, its first field is a `usize`, and any bytes are a value of it.
-pub unsafe trait Growing: Copy {
-    /// Name in the header.
-    const NAME: &'static str;
-}
-
-macro_rules! growing {
-    ($($name:literal $type:ident),* $(,)?) => {
-        $(
-            // SAFETY: repr(C), struct_bytes first, plain numbers and raw pointers behind it.
-            unsafe impl Growing for $type {
-                const NAME: &'static str = $name;
-            }
-        )*
-    };
-}
-
-growing! {
-    "seqpar_image" Image,
-    "seqpar_kernels_options" KernelsOptions,
-    "seqpar_query_segment" QuerySegment,
-    "seqpar_key_segment" KeySegment,
-    "seqpar_attention_args" AttentionArgs,
-    "seqpar_adaln_args" AdalnArgs,
-    "seqpar_qk_norm_rope_args" QkNormRopeArgs,
-    "seqpar_qkv_chunk" QkvChunk,
-    "seqpar_qkv_args" QkvArgs,
-    "seqpar_problem" Problem,
-    "seqpar_buffer" Buffer,
-    "seqpar_summary" Summary,
-    "seqpar_host_options" HostOptions,
-    "seqpar_cuda_options" CudaOptions,
-    "seqpar_rank_options" RankOptions,
-    "seqpar_rank_report" RankReport,
-}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

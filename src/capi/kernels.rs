@@ -6,7 +6,7 @@ use super::abi::KernelsOptions;
 use super::device::Device;
 use super::read::{Handle, Held, check_pointer, give, growing, take};
 use super::status::{Fault, Outcome, Status, guard, guard_destroy};
-use super::tensor::{reserved, size};
+use super::tensor::reserved;
 
 /// The kernels of one device.
 #[derive(Debug)]
@@ -62,11 +62,7 @@ fn host(options: &KernelsOptions) -> Outcome<Device> {
     if options.image_count > 0 {
         return Err(Fault::argument("images for the host: it needs none, set image_count to 0"));
     }
-    let threads = size(options.threads.into(), "threads")?.max(1);
-    if threads > 4096 {
-        return Err(Fault::argument(format!("{threads} threads: use the number of cores")));
-    }
-    Ok(Device::Host { threads })
+    Ok(Device::Host { threads: super::prepare::threads(options.threads)? })
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -77,6 +73,7 @@ fn cuda(_: &KernelsOptions) -> Outcome<Device> {
 #[cfg(feature = "cuda")]
 fn cuda(options: &KernelsOptions) -> Outcome<Device> {
     use super::read::growing_array;
+    use super::tensor::size;
     use crate::cuda::Context;
 
     let sms = size(options.sms.into(), "sms")?;

@@ -38,7 +38,7 @@ pub unsafe extern "C" fn seqpar_prepare_host(
 
 fn host_options(given: HostOptions) -> Outcome<host::HostOptions> {
     let mut options = host::HostOptions { deadline: deadline(given.deadline_ms), ..host::HostOptions::default() };
-    options.threads = size(given.threads.into(), "threads")?.clamp(1, 4096);
+    options.threads = threads(given.threads)?;
     if flag(given.gates_as_events, "gates_as_events")? {
         options.gates = Gates::Events;
     }
@@ -47,6 +47,14 @@ fn host_options(given: HostOptions) -> Outcome<host::HostOptions> {
         options.link = Some(Link { bytes_per_s, latency_s: given.link_latency_s });
     }
     Ok(options)
+}
+
+/// As many threads as were asked for; 0 is 1.
+pub(super) fn threads(given: i32) -> Outcome<usize> {
+    match size(given.into(), "threads")? {
+        threads if threads <= 4096 => Ok(threads.max(1)),
+        threads => Err(Fault::argument(format!("{threads} threads: use the number of cores"))),
+    }
 }
 
 /// A minute unless given; a day at most.

@@ -5,11 +5,53 @@
 use std::ffi::{CStr, c_char};
 use std::mem::{MaybeUninit, align_of, size_of};
 
-use super::abi::Growing;
+use super::abi::{
+    AdalnArgs, AttentionArgs, Buffer, CudaOptions, HostOptions, Image, KernelsOptions, KeySegment, Problem,
+    QkNormRopeArgs, QkvArgs, QkvChunk, QuerySegment, RankOptions, RankReport, Summary,
+};
 use super::status::{Fault, Outcome};
 
 /// No struct of any version is larger: a larger size was never set.
 const LARGEST_STRUCT_BYTES: usize = 4096;
+
+/// A struct that starts with its size, so that it can grow.
+///
+/// # Safety
+/// The type is `repr(C)`, its first field is a `usize`, and any bytes are a value of it.
+pub(super) unsafe trait Growing: Copy {
+    /// Name in the header.
+    const NAME: &'static str;
+}
+
+macro_rules! growing {
+    ($($name:literal $type:ident),* $(,)?) => {
+        $(
+            // SAFETY: repr(C), struct_bytes first, plain numbers and raw pointers behind it.
+            unsafe impl Growing for $type {
+                const NAME: &'static str = $name;
+            }
+        )*
+    };
+}
+
+growing! {
+    "seqpar_image" Image,
+    "seqpar_kernels_options" KernelsOptions,
+    "seqpar_query_segment" QuerySegment,
+    "seqpar_key_segment" KeySegment,
+    "seqpar_attention_args" AttentionArgs,
+    "seqpar_adaln_args" AdalnArgs,
+    "seqpar_qk_norm_rope_args" QkNormRopeArgs,
+    "seqpar_qkv_chunk" QkvChunk,
+    "seqpar_qkv_args" QkvArgs,
+    "seqpar_problem" Problem,
+    "seqpar_buffer" Buffer,
+    "seqpar_summary" Summary,
+    "seqpar_host_options" HostOptions,
+    "seqpar_cuda_options" CudaOptions,
+    "seqpar_rank_options" RankOptions,
+    "seqpar_rank_report" RankReport,
+}
 
 /// A struct of the caller, whose version may be older or newer.
 pub(super) fn growing<T: Growing>(pointer: *const T) -> Outcome<T> {
