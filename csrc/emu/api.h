@@ -28,6 +28,7 @@ typedef struct EmuOptions {
    * Returns 1 if it did something. */
   int32_t (*external)(void* context);
   void* context;
+  uint64_t now_ns;        /* what the global timer says when the launch starts */
 } EmuOptions;
 
 typedef struct EmuResult {
@@ -35,6 +36,7 @@ typedef struct EmuResult {
   uint64_t matrix_rows, matrix_conflicts; /* ldmatrix and stmatrix: 8-row phases, extra passes */
   uint64_t mma, wgmma, tma, shared_high;  /* shared_high: highest byte of shared memory touched + 1 */
   int32_t deadlock, reserved;
+  uint64_t now_ns; /* what the global timer says at the end: it moves where a kernel reads it, sleeps or waits in vain */
 } EmuResult;
 
 EmuDevice* emu_device_new(void);

@@ -116,6 +116,7 @@ void Engine::run(Lock& lock, const OperationPtr& op) {
   }
   if (op->clock.size() <= queue.agent) op->clock.resize(queue.agent + 1);
   op->clock[queue.agent] = op->sequence;
+  op->begin_ns = begin_ns;
   op->end_ns = begin_ns + op->cost_ns;
   bool valid = true;
   for (const Access& access : op->accesses) valid &= detector.access(*op, access, true);

@@ -55,7 +55,7 @@ struct Operation : std::enable_shared_from_this<Operation> {
   uint32_t sequence = 0;  // in its queue, from 1
   State state = State::kQueued;
   Clock host, clock;      // what the host knew at submission; what the operation knows
-  double end_ns = 0;
+  double begin_ns = 0, end_ns = 0;
   uint64_t stalled_at = 0;
   bool hopeless = false;             // nothing it may wait for will come
   std::shared_ptr<void> running;     // the effect's own, between two calls
