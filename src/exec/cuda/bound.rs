@@ -2,16 +2,20 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::enqueue::{enqueue, launch_graph};
+use super::link::Ports;
 use super::memory::Addresses;
 use super::prepared::Prepared;
 use super::resolve::{Call, Resolved, Resolver, Timed};
-use crate::cuda::{DeviceMemory, Event, Graph, PinnedMemory, Stream, capture};
+use crate::cuda::{DeviceMemory, Event, Graph, PinnedMemory, Staging, Stream, capture};
 use crate::error::{Error, Result};
 use crate::exec::{Report, Span, SpanKind};
 use crate::plan::{OpId, OpKind, Role};
 
 /// Bytes of a `SeqparStatus`.
 const STATUS_BYTES: usize = 16;
+
+/// Most bytes of a slot of pinned memory: copies of that size reach most of a PCIe link's rate.
+const SLOT_BYTES: usize = 4 << 20;
 
 /// A world with its addresses: runs again and again.
 pub struct Bound<'a> {
@@ -29,6 +33,8 @@ pub struct Bound<'a> {
     /// Offset of each rank's first status.
     first_status: Vec<usize>,
     _scratch: Vec<DeviceMemory>,
+    pub(super) ports: Option<Ports>,
+    pub(super) stagings: Vec<Staging>,
     graph: Option<Graph>,
     bytes_sent: Vec<u64>,
 }
@@ -50,8 +56,13 @@ impl<'a> Bound<'a> {
             op += rank.plan.ops.len();
             homes.push(Addresses::new(&rank.plan, &rank.memory, &rank.arena, bound)?);
         }
+        let messages = prepared.program.messages();
+        let ranks = prepared.ranks.len();
+        let ports = prepared.options.link.map(|link| Ports::new(link, prepared.options.deadline, ranks, messages));
         let mut resolver = Resolver {
             prepared,
+            ports: ports.transpose()?,
+            stagings: Vec::new(),
             addresses: homes,
             flags: first_flag,
             status: first_status.iter().map(|offset| status.address() + *offset as u64).collect(),
@@ -62,7 +73,7 @@ impl<'a> Bound<'a> {
             bytes_sent: vec![0; prepared.ranks.len()],
         };
         resolver.run()?;
-        let Resolver { scratch, mut calls, timed, bytes_sent, .. } = resolver;
+        let Resolver { scratch, mut calls, timed, bytes_sent, ports, stagings, .. } = resolver;
         if !prepared.options.timed {
             calls.retain(|call| !matches!(call.call, Call::Begin(_) | Call::End(_)));
         }
@@ -81,6 +92,11 @@ impl<'a> Bound<'a> {
             status,
             first_status,
             _scratch: scratch,
+            ports,
+            stagings: stagings
+                .into_iter()
+                .map(|(_, bytes)| Staging::new(bytes.min(SLOT_BYTES)))
+                .collect::<Result<_>>()?,
             graph: None,
             bytes_sent,
         })

@@ -13,6 +13,9 @@ pub(super) fn enqueue(bound: &Bound<'_>, caller: &Stream) -> Result<()> {
     let prepared = bound.prepared;
     // The runs before this one are over for `caller`.
     bound.flags.fill(0, caller)?;
+    if let Some(ports) = &bound.ports {
+        ports.clear(caller)?;
+    }
     if prepared.options.poison {
         prepared.ranks.iter().try_for_each(|rank| rank.arena.fill(0xff, caller))?;
     }
@@ -51,6 +54,10 @@ fn enqueue_one(bound: &Bound<'_>, resolved: &Resolved) -> Result<()> {
         Call::Copy { to, from, bytes } => {
             // SAFETY: both runs lie in buffers of the plans; see the module.
             unsafe { copy_device_to_device(*to, *from, *bytes, stream) }
+        }
+        Call::Staged { staging, to, from, bytes } => {
+            // SAFETY: as for `Copy`; a staging belongs to `bound` and to one stream.
+            unsafe { bound.stagings[*staging].copy(*to, *from, *bytes, stream) }
         }
         // SAFETY: a flag of `bound`; it is raised by a stream that does not depend on this one.
         Call::WaitFlag(address) => unsafe { wait_value(*address, 1, stream) },

@@ -7,22 +7,25 @@
 //! on the host; [`Bound::finish`] does, with a deadline.
 //!
 //! Communication is copies within the device, so that every strategy, schedule and graph runs on a
-//! single GPU. Refuses what no kernel computes (f32 layers above all). Assumes that bound memory
+//! single GPU; they can be made to take as long as a link would, and to go through pinned host
+//! memory. Refuses what no kernel computes (f32 layers above all). Assumes that bound memory
 //! stays alive and is used by nobody else until the run has ended. Borrows context and stream and
 //! leaves them as they were. Tests: `tests/cuda_program.rs`, `tests/cuda_executor.rs`.
 
 mod bound;
 mod enqueue;
 mod kernels;
+mod link;
 mod memory;
 mod prepared;
 pub mod program;
 mod resolve;
 mod tensors;
 
+pub use crate::comm::local::Link;
 pub use bound::Bound;
 pub use kernels::Kernels;
 #[doc(hidden)]
 pub use prepared::prepare_lowered;
-pub use prepared::{CudaOptions, External, ExternalCall, Prepared, prepare};
+pub use prepared::{CudaOptions, External, ExternalCall, Prepared, Route, prepare};
 pub use tensors::run_tensors;

@@ -88,6 +88,19 @@ pub struct Program {
     pub events: usize,
 }
 
+impl Program {
+    /// Messages between ranks, those that sums read among them.
+    pub(super) fn messages(&self) -> usize {
+        let foreign = |part: &Part, to: &Part| usize::from(part.rank != to.rank);
+        let of = |step: &Step| match &step.action {
+            Action::Message { from, to } => foreign(from, to),
+            Action::Sum { from, to } => from.iter().map(|part| foreign(part, to)).sum(),
+            _ => 0,
+        };
+        self.steps.iter().map(of).sum()
+    }
+}
+
 /// The program of a world; `lowered` belongs to `plans`.
 ///
 /// # Errors

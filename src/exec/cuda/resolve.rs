@@ -1,7 +1,10 @@
 //! Steps of a program with their addresses: what is left to do is to enqueue.
 
+use std::collections::HashMap;
+
+use super::link::Ports;
 use super::memory::Addresses;
-use super::prepared::{External, Prepared, RankPlan};
+use super::prepared::{External, Prepared, RankPlan, Route};
 use super::program::{Action, Part};
 use crate::cuda::{DeviceMemory, Function, Geometry};
 use crate::dtype::Dtype;
@@ -12,6 +15,9 @@ use crate::kernel::spec::{Kernel, Pack};
 use crate::plan::lower::EventId;
 use crate::plan::{Access, OpId, OpKind};
 
+/// Rank and stream.
+type At = (usize, usize);
+
 /// One call of the driver, or of an external op.
 pub(super) enum Call {
     Wait(usize),
@@ -20,6 +26,7 @@ pub(super) enum Call {
     End(usize),
     Launch { function: Function, geometry: Geometry, params: Vec<u8> },
     Copy { to: u64, from: u64, bytes: usize },
+    Staged { staging: usize, to: u64, from: u64, bytes: usize },
     WaitFlag(u64),
     RaiseFlag(u64),
     External { call: External, parts: Vec<TensorView> },
@@ -49,10 +56,13 @@ pub(super) struct Resolver<'a> {
     pub(super) status: Vec<u64>,
     pub(super) scratch: Vec<DeviceMemory>,
     /// Scratch of the sum that a part will hold.
-    pub(super) sums: std::collections::HashMap<Part, u64>,
+    pub(super) sums: HashMap<Part, u64>,
     pub(super) calls: Vec<Resolved>,
     pub(super) timed: Vec<Timed>,
     pub(super) bytes_sent: Vec<u64>,
+    pub(super) ports: Option<Ports>,
+    /// Stream and largest message of each staging.
+    pub(super) stagings: Vec<(usize, usize)>,
 }
 
 impl Resolver<'_> {
@@ -260,32 +270,71 @@ impl Resolver<'_> {
             let why = format!("takes {taken} bytes where rank {} sends {sent}", from.rank);
             return Err(self.rank(to.rank).failed(to.op, why));
         }
-        if from.rank != to.rank {
-            self.bytes_sent[from.rank] += sent as u64;
+        if from.rank == to.rank {
+            self.push(at, Some(to.op), Call::Copy { to: to_address, from: from_address, bytes: sent });
+            return Ok(());
         }
-        self.push(at, Some(to.op), Call::Copy { to: to_address, from: from_address, bytes: sent });
+        self.transfer(at, to.op, from.rank, to_address, from_address, sent)
+    }
+
+    /// A message from another rank.
+    fn transfer(&mut self, at: At, op: OpId, sender: usize, to: u64, from: u64, bytes: usize) -> Result<()> {
+        let hold = self.stamp(at, op, sender, bytes)?;
+        self.push_transfer(at, op, to, from, bytes)?;
+        hold.map_or(Ok(()), |hold| self.launch(at, op, &hold))
+    }
+
+    /// In front of a message that a link delays; what is to be launched behind it.
+    fn stamp(&mut self, at: At, op: OpId, sender: usize, bytes: usize) -> Result<Option<Launch>> {
+        self.bytes_sent[sender] += bytes as u64;
+        let Some(ports) = &mut self.ports else { return Ok(None) };
+        let [stamp, hold] = cuda::link(&ports.passage(sender, at.0, bytes));
+        self.launch(at, op, &stamp)?;
+        Ok(Some(hold))
+    }
+
+    fn push_transfer(&mut self, at: At, op: OpId, to: u64, from: u64, bytes: usize) -> Result<()> {
+        if self.prepared.options.route == Route::Device {
+            self.push(at, Some(op), Call::Copy { to, from, bytes });
+            return Ok(());
+        }
+        let known = self.stagings.iter().position(|(stream, _)| *stream == at.1);
+        let staging = known.unwrap_or_else(|| {
+            self.stagings.push((at.1, 0));
+            self.stagings.len() - 1
+        });
+        self.stagings[staging].1 = self.stagings[staging].1.max(bytes);
+        self.push(at, Some(op), Call::Staged { staging, to, from, bytes });
         Ok(())
     }
 
     fn sum(&mut self, at: (usize, usize), from: &[Part], to: Part) -> Result<()> {
         let (_, bytes) = self.region(to)?;
         let dtype = self.rank(to.rank).plan.comm(to.op).map_or(Dtype::F32, |comm| comm.dtype);
-        let mut parts = Vec::new();
+        let (mut parts, mut holds) = (Vec::new(), Vec::new());
         for part in from {
             let (address, sent) = self.region(*part)?;
             if sent != bytes {
                 let why = format!("sums {bytes} bytes where rank {} gives {sent}", part.rank);
                 return Err(self.rank(to.rank).failed(to.op, why));
             }
-            if part.rank != to.rank {
-                self.bytes_sent[part.rank] += sent as u64;
+            if part.rank == to.rank {
+                parts.push(address);
+            } else if self.prepared.options.route == Route::Device {
+                // The sum itself reads it.
+                holds.extend(self.stamp(at, to.op, part.rank, sent)?);
+                parts.push(address);
+            } else {
+                let here = self.scratch(bytes)?;
+                self.transfer(at, to.op, part.rank, here, address, sent)?;
+                parts.push(here);
             }
-            parts.push(address);
         }
         let scratch = self.scratch(bytes)?;
         self.sums.insert(to, scratch);
         let launch = cuda::sum(dtype, &parts, scratch, bytes / dtype.bytes(), &self.device())?;
-        self.launch(at, to.op, &launch)
+        self.launch(at, to.op, &launch)?;
+        holds.iter().try_for_each(|hold| self.launch(at, to.op, hold))
     }
 
     fn store(&mut self, at: (usize, usize), part: Part) -> Result<()> {
