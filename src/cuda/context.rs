@@ -65,6 +65,15 @@ impl Context {
         Ok(Some(Self { raw, device, retained: false }))
     }
 
+    /// The ordinal of its device.
+    pub fn device(&self) -> i32 {
+        self.device
+    }
+
+    pub(super) fn raw(&self) -> sys::CUcontext {
+        self.raw
+    }
+
     /// Makes it current on this thread.
     ///
     /// # Errors

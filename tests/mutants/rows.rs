@@ -39,11 +39,7 @@ pub const LINK: Family = Family {
     narrow: None,
     tests: &[(
         "emulated_link",
-        &[
-            "a_message_lasts_as_long_as_the_link_says",
-            "messages_share_ports_and_nothing_else",
-            "every_wait_is_bounded",
-        ],
+        &["a_message_lasts_as_long_as_the_link_says", "messages_share_ports_and_nothing_else", "every_wait_is_bounded"],
     )],
 };
 
