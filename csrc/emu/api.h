@@ -41,6 +41,10 @@ typedef struct EmuResult {
 
 EmuDevice* emu_device_new(void);
 void emu_device_free(EmuDevice* device);
+/* Makes device memory a file that other processes can map, before anything is allocated in it: its
+ * descriptor, or -1. What lies in a range of it is at the same offset from emu_arena. */
+int32_t emu_share(EmuDevice* device);
+uint64_t emu_arena(EmuDevice* device);
 /* Device memory, 256-byte aligned between red zones, uninitialised. */
 uint64_t emu_alloc(EmuDevice* device, uint64_t bytes, const char* name);
 /* Ends what emu_alloc returned; its addresses are never used again. */

@@ -1,6 +1,7 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <chrono>
 
 namespace mock {
 
@@ -211,7 +212,8 @@ void Engine::work() {
   Lock lock(mutex);
   while (true) {
     if (by_threads() && step(lock, nullptr)) continue;
-    condition_.wait(lock);
+    // Flags may be written by other processes, which nobody tells.
+    options.processes_s > 0 ? (void)condition_.wait_for(lock, std::chrono::milliseconds(1)) : condition_.wait(lock);
   }
 }
 

@@ -9,10 +9,21 @@ constexpr int kLaunchTimeout = 702;
 
 int Engine::wait(Lock& lock, const OperationPtr& op) {
   if (!op || op->generation != generation_) return 0;
+  auto alone_since = std::chrono::steady_clock::now();
   while (op->state != State::kDone) {
-    if (!by_threads() && step(lock, op)) continue;
+    const auto now = std::chrono::steady_clock::now();
+    if (!by_threads() && step(lock, op)) {
+      alone_since = now;
+      continue;
+    }
     if (op->state == State::kDone) break;
     const uint64_t seen = changes_;
+    if (now - alone_since < std::chrono::duration<double>(options.processes_s)) {
+      // Gates are asked again: their words may be written by others.
+      condition_.wait_for(lock, std::chrono::milliseconds(1));
+      if (changes_ != seen) alone_since = now;
+      continue;
+    }
     if (by_threads() || running_ || host_threads_.size() > 1) {
       const auto limit = std::chrono::duration<double>(options.deadlock_s);
       auto moved = [&] { return changes_ != seen || op->state == State::kDone; };
