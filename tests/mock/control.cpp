@@ -29,6 +29,7 @@ extern "C" {
 int mock_configure(const char* text) {
   Engine& engine = Engine::shared();
   Lock lock(engine.mutex);
+  engine.seen_host();
   std::istringstream words(text);
   std::string word;
   int unknown = 0;
@@ -41,6 +42,7 @@ int mock_configure(const char* text) {
       if (engine.options.processes_s > 0) unknown += !engine.memory.share();
     }
   }
+  engine.changed();
   if (engine.by_threads()) engine.start_workers();
   return unknown;
 }
@@ -82,6 +84,27 @@ uint64_t mock_order(void) {
   Engine& engine = Engine::shared();
   Lock lock(engine.mutex);
   return engine.order();
+}
+
+// For the next `count` threads: they alone act until they have left, so that a wait which none of
+// them can end is found at once. 0: nothing is known of the threads.
+void mock_hosts(int count) {
+  Engine& engine = Engine::shared();
+  Lock lock(engine.mutex);
+  engine.hosts(count);
+}
+
+void mock_host_left(void) {
+  Engine& engine = Engine::shared();
+  Lock lock(engine.mutex);
+  engine.host_left();
+}
+
+// The calling thread learns what all threads know, as when it joins them.
+void mock_handoff(void) {
+  Engine& engine = Engine::shared();
+  Lock lock(engine.mutex);
+  engine.handoff();
 }
 
 uint64_t mock_executed(void) {

@@ -47,7 +47,7 @@ CUresult cuIpcCloseMemHandle(CUdeviceptr address) {
   if (!found || !found->mapped || first != address) {
     return call.misuse("an address that was not opened", CUDA_ERROR_INVALID_VALUE);
   }
-  call.engine.drain(call.lock);
+  call.engine.drain(call.lock, current_context()->domain);
   call.engine.detector.freed(address, found->bytes);
   call.engine.memory.release(call.lock, address);
   return call.end(CUDA_SUCCESS);

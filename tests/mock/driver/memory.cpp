@@ -1,4 +1,4 @@
-// Allocations. Freeing waits for all work of the device, as cuMemFree does.
+// Allocations. Freeing waits for all work of the context, as cuMemFree does.
 #include "call.h"
 
 using namespace mock;
@@ -37,7 +37,7 @@ CUresult release(Call& call, uint64_t address, bool pinned) {
   }
   if (!found->live) return call.misuse(found->name + " is freed twice", CUDA_ERROR_INVALID_VALUE);
   if (captured_here(current_context())) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-  call.engine.drain(call.lock);
+  call.engine.drain(call.lock, current_context()->domain);
   call.engine.detector.freed(address, found->bytes);
   call.engine.memory.release(call.lock, address);
   return call.end(CUDA_SUCCESS);

@@ -44,6 +44,9 @@ struct Operation : std::enable_shared_from_this<Operation> {
   std::function<bool()> gate;               // a further condition
   std::function<std::string()> waits_for;   // the gate in words
   std::function<void(Operation&)> arrive;   // when it enters its queue; in a graph, at every launch
+  std::function<void(Operation&)> enter;    // as it begins: what it learns from others, in its clock
+  // Operations of other queues that the gate waits for.
+  std::function<void(std::vector<OperationPtr>&)> needs;
   std::function<Outcome(Operation&)> effect;
   std::vector<Access> accesses;             // known before it runs
   double cost_ns = 0;
