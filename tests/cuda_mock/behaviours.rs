@@ -344,7 +344,8 @@ fn ranges() -> String {
     unsafe {
         let inside = cuMemGetAddressRange_v2(&mut base, &mut bytes, s.memory + 16);
         let at = s.memory + 16 - base;
-        texts([inside, cuMemGetAddressRange_v2(&mut base, &mut bytes, 64)]).replace("SUCCESS", &format!("{at:x} SUCCESS"))
+        texts([inside, cuMemGetAddressRange_v2(&mut base, &mut bytes, 64)])
+            .replace("SUCCESS", &format!("{at:x} SUCCESS"))
     }
 }
 
