@@ -12,12 +12,14 @@ use seqpar::rendezvous::MemoryStore;
 use crate::exchange::Exchange;
 use crate::mock::{MODES, Mock, on_mock};
 
-/// All ranks run alike; rank 0 without one step. The reports.
-fn reports(mock: &Mock, world: usize, runs: usize, dropped: Option<usize>, graph: bool) -> Vec<String> {
+/// All ranks run alike; rank 0 without one step. The reports, and whether all received the right
+/// bytes (of a graph, in its last run).
+fn outcome(mock: &Mock, world: usize, runs: usize, dropped: Option<usize>, graph: bool) -> (Vec<String>, bool) {
     let store = Arc::new(MemoryStore::default());
     let all_done = Barrier::new(world);
     let right = mock.ranks(world, |rank| {
-        let exchange = Exchange::new(store.clone(), "job", rank, world, runs).unwrap();
+        let kept = if graph { 1 } else { runs };
+        let exchange = Exchange::new(store.clone(), "job", rank, world, kept).unwrap();
         let dropped = dropped.filter(|_| rank == 0);
         let enqueued = if graph {
             let graph = capture(&exchange.stream, || exchange.run(0, dropped)).unwrap();
@@ -26,18 +28,11 @@ fn reports(mock: &Mock, world: usize, runs: usize, dropped: Option<usize>, graph
         } else {
             (0..runs).try_for_each(|run| exchange.run(run, dropped))
         };
-        let kept = enqueued.and_then(|()| exchange.kept());
+        let received = enqueued.and_then(|()| exchange.kept());
         all_done.wait();
-        // Of a graph, the last run alone is kept, over and over.
-        let end = if graph { exchange.expected(1).len() } else { usize::MAX };
-        kept.is_ok_and(|kept| kept[..end.min(kept.len())] == exchange.expected(runs)[..end.min(kept.len())])
+        received.is_ok_and(|received| received == exchange.expected(kept))
     });
-    let reports = mock.reports();
-    if dropped.is_none() {
-        assert!(right.iter().all(|right| *right), "{right:?}: {reports:?}");
-        assert_eq!(mock.leaks(), Vec::<String>::new());
-    }
-    reports
+    (mock.reports(), right.iter().all(|right| *right))
 }
 
 #[test]
@@ -64,7 +59,7 @@ fn a_captured_run_is_replayed() {
         for mode in MODES {
             for seed in 0..3 {
                 mock.reset(mode, seed);
-                assert_eq!(reports(mock, 3, 20, None, true), Vec::<String>::new(), "{mode} {seed}");
+                assert_eq!(outcome(mock, 3, 20, None, true), (Vec::new(), true), "{mode} {seed}");
             }
         }
     });
@@ -79,7 +74,9 @@ fn every_dropped_step_is_reported() {
             let reported = (0..3).flat_map(|seed| MODES.map(|mode| (mode, seed))).any(|(mode, seed)| {
                 mock.reset(mode, seed);
                 mock.configure("deadlock_s=0.1");
-                !reports(mock, world, 3, Some(dropped), false).is_empty()
+                let (reports, right) = outcome(mock, world, 3, Some(dropped), false);
+                // Nobody misses a copy but who reads what it should have brought.
+                if *kind == "copy" { !right } else { !reports.is_empty() }
             });
             if !reported {
                 silent.push((dropped, *kind));

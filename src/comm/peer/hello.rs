@@ -12,6 +12,9 @@ use crate::rendezvous::Store;
 
 const VERSION: &str = "seqpar-peer-1";
 
+/// Bytes of a value: what every store takes.
+const PIECE_BYTES: usize = 16 << 10;
+
 /// How often the store is asked for the failure of others.
 const HEALTH_PERIOD: Duration = Duration::from_millis(10);
 
@@ -163,8 +166,21 @@ impl Peers {
     /// What all ranks say under `what`, in the order of ranks, this rank's among them.
     pub(super) fn exchange(&self, what: &str, said: &str) -> Result<Vec<String>> {
         let shared = &self.shared;
-        shared.store.set(&shared.key(&format!("{what}/{}", shared.rank)), said.as_bytes())?;
-        shared.gather(what, self.world())
+        let pieces: Vec<&[u8]> = said.as_bytes().chunks(PIECE_BYTES).collect();
+        for (i, piece) in pieces.iter().enumerate() {
+            shared.store.set(&shared.key(&format!("{what}/{}/{i}", shared.rank)), piece)?;
+        }
+        shared.store.set(&shared.key(&format!("{what}/{}", shared.rank)), pieces.len().to_string().as_bytes())?;
+        let counts = shared.gather(what, self.world())?;
+        let whole = |(rank, count): (usize, &String)| {
+            let mut text = Vec::new();
+            for i in 0..count.parse::<usize>().unwrap_or(0) {
+                // Set before the count was.
+                text.extend(shared.store.read(&shared.key(&format!("{what}/{rank}/{i}")))?.unwrap_or_default());
+            }
+            Ok(String::from_utf8_lossy(&text).into_owned())
+        };
+        counts.iter().enumerate().map(whole).collect()
     }
 
     /// A number for the next program: the same on all ranks, which connect alike.
