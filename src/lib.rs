@@ -51,6 +51,8 @@ pub mod dit;
 pub mod dtype;
 pub mod error;
 pub mod exec;
+#[cfg(feature = "nccl")]
+mod ffi;
 pub mod json;
 pub mod kernel;
 pub mod machine;

@@ -2,4 +2,6 @@
 
 pub mod local;
 #[cfg(feature = "nccl")]
+pub mod nccl;
+#[cfg(feature = "nccl")]
 pub mod peer;

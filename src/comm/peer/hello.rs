@@ -40,6 +40,8 @@ struct Shared {
 
 struct State {
     failure: Option<String>,
+    /// The others have been told of it.
+    told: bool,
     asked: Instant,
 }
 
@@ -80,7 +82,7 @@ impl Peers {
             hellos: Vec::new(),
             connected: AtomicUsize::new(0),
             pages: Mutex::default(),
-            state: Mutex::new(State { failure: None, asked: Instant::now() }),
+            state: Mutex::new(State { failure: None, told: false, asked: Instant::now() }),
         };
         let own = Hello { world, process: Process::this(), device: context.device(), seen: true };
         let text = own.encode();
@@ -150,12 +152,14 @@ impl Peers {
     /// which the rank's context is current. Again: ends the waits that have come since.
     pub fn abort(&self, why: &str) {
         let shared = &self.shared;
-        let said = format!("rank {}: {why}", shared.rank);
-        // The first one stays; the others' deadlines help where the store does not.
-        if let Err(error) = shared.store.claim(&shared.key("failed"), said.as_bytes()) {
-            log::warn!("the other ranks are not told that {said}: {error}");
+        if !std::mem::replace(&mut shared.state().told, true) {
+            let said = format!("rank {}: {why}", shared.rank);
+            // The first one stays; the others' deadlines help where the store does not.
+            if let Err(error) = shared.store.claim(&shared.key("failed"), said.as_bytes()) {
+                log::warn!("the other ranks are not told that {said}: {error}");
+            }
+            shared.state().failure.get_or_insert(said);
         }
-        shared.state().failure.get_or_insert(said);
         for page in shared.pages().iter().filter_map(Weak::upgrade) {
             if let Err(error) = page.raise_all() {
                 log::error!("flags of rank {} stay as they are: {error}", shared.rank);
