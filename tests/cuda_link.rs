@@ -3,10 +3,8 @@
 //! link says.
 #![cfg(feature = "cuda")]
 
-#[allow(dead_code)]
 mod emulation;
 mod mock;
-#[allow(dead_code)]
 mod support;
 
 use seqpar::cuda::{DeviceMemory, Priority, Staging, Stream};

@@ -2,7 +2,6 @@
 //! clock a message lasts as long as the link says, and takes its ports for so long.
 
 mod emulation;
-#[allow(dead_code)]
 mod support;
 
 use emulation::device::Device;

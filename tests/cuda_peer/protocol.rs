@@ -43,10 +43,11 @@ fn runs_are_clean_and_right_in_every_order() {
                 for seed in 0..5 {
                     mock.reset(mode, seed);
                     assert_eq!(
-                        reports(mock, world, 5, None, false),
-                        Vec::<String>::new(),
+                        outcome(mock, world, 5, None, false),
+                        (Vec::new(), true),
                         "{world} ranks, {mode} {seed}"
                     );
+                    assert_eq!(mock.leaks(), Vec::<String>::new());
                 }
             }
         }

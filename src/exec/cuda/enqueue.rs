@@ -71,6 +71,7 @@ fn enqueue_one(bound: &Bound<'_>, resolved: &Resolved) -> Result<()> {
         // SAFETY: a flag of `bound`, or of its wires, which keep the peers' flags mapped.
         Call::RaiseFlag(address) => unsafe { write_value(*address, 1, stream) },
         // SAFETY: as above.
+        #[cfg(feature = "nccl")]
         Call::LowerFlag(address) => unsafe { write_value(*address, 0, stream) },
         Call::Exchange(_) => Err(Error::Unsupported("messages that are not connected".into())),
         // SAFETY: a word of `bound`.

@@ -39,6 +39,7 @@ pub(super) enum Call {
     },
     WaitFlag(u64),
     RaiseFlag(u64),
+    #[cfg(feature = "nccl")]
     LowerFlag(u64),
     /// Says how many communications of a stream have ended.
     Tell {
