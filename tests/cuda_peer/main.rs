@@ -11,5 +11,6 @@ mod support;
 
 mod exchange;
 mod meeting;
+mod processes;
 mod protocol;
 mod ranks;

@@ -15,6 +15,9 @@ const VERSION: &str = "seqpar-peer-1";
 /// Bytes of a value: what every store takes.
 const PIECE_BYTES: usize = 16 << 10;
 
+/// How often the store is asked whether a rank has let go.
+const LET_GO_PERIOD: Duration = Duration::from_millis(1);
+
 /// How often the store is asked for the failure of others.
 const HEALTH_PERIOD: Duration = Duration::from_millis(10);
 
@@ -136,8 +139,7 @@ impl Peers {
                 shared.failure(FailureKind::Aborted { by }, culprit.into_iter().collect(), now)
             }
             None => {
-                let gone = |hello: &Hello| !hello.process.is_alive(hello.seen);
-                let lost: Vec<usize> = (0..self.world()).filter(|&rank| gone(&shared.hellos[rank])).collect();
+                let lost: Vec<usize> = (0..self.world()).filter(|&rank| !shared.hellos[rank].is_there()).collect();
                 if lost.is_empty() {
                     return Ok(());
                 }
@@ -203,23 +205,30 @@ impl Peers {
         self.shared.hellos.get(rank).is_some_and(|hello| hello.process.is_this())
     }
 
-    pub(super) fn has_failed(&self) -> bool {
-        self.shared.state().failure.is_some()
-    }
-
     pub(super) fn failure(&self, kind: FailureKind, culprits: Vec<usize>) -> Error {
         self.shared.failure(kind, culprits, Instant::now())
     }
 
-    /// Says that this rank has let go, and waits (not long) until all have; false: they have not.
+    /// Says that this rank has let go, and waits (not long) until all have that are still there;
+    /// false: they have not.
     pub(super) fn all_let_go(&self, what: &str, longest: Duration) -> bool {
         let shared = &self.shared;
-        if shared.store.set(&shared.key(&format!("{what}/{}", shared.rank)), b"gone").is_err() {
-            return false;
-        }
         let until = Instant::now() + longest;
-        let foreign = (0..self.world()).filter(|&rank| !self.is_here(rank));
-        foreign.into_iter().all(|rank| shared.store.wait(&shared.key(&format!("{what}/{rank}")), until).is_ok())
+        let has_let_go = |rank: usize| {
+            let key = shared.key(&format!("{what}/{rank}"));
+            loop {
+                match shared.store.read(&key) {
+                    Ok(Some(_)) => return true,
+                    Ok(None) if Instant::now() < until && shared.hellos[rank].is_there() => {
+                        std::thread::sleep(LET_GO_PERIOD)
+                    }
+                    Ok(None) => return !shared.hellos[rank].is_there(),
+                    Err(_) => return false,
+                }
+            }
+        };
+        let said = shared.store.set(&shared.key(&format!("{what}/{}", shared.rank)), b"gone");
+        said.is_ok() && (0..self.world()).all(has_let_go)
     }
 }
 
@@ -280,6 +289,11 @@ impl Shared {
 }
 
 impl Hello {
+    /// False if the process is known to have ended.
+    fn is_there(&self) -> bool {
+        self.process.is_alive(self.seen)
+    }
+
     fn encode(&self) -> String {
         let Process { nonce, id, started } = self.process;
         format!("{VERSION} {} {nonce} {id} {started} {}", self.world, self.device)

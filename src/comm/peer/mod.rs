@@ -48,8 +48,8 @@
 //! they see in [`Peers::health`], and raises every flag of the rank's own pages from a stream of
 //! its own: what waits goes on, moves bytes that mean nothing, and ends, so that the context
 //! survives. The connections of the family are of no use afterwards. A process that has ended is
-//! noticed by [`Peers::health`] on Linux. Nobody frees what others may still write: that is left to
-//! the end of the process if they have not let go in time.
+//! noticed by [`Peers::health`] on Linux. A connection that is dropped waits until all ranks have
+//! dropped theirs, 2 s at most; then it leaves the flags that they may still write where they are.
 //!
 //! Assumes: all ranks connect and run the same programs, equally often, and a rank's runs are
 //! behind one another. Refuses memory that the driver cannot export (virtual memory

@@ -100,7 +100,8 @@ impl Bound<'_> {
             _ => None,
         });
         let mut groups = groups.skip_while(|(of, _)| *of != Some(op));
-        let (comm, seq) = groups.next().map_or((failure.comm.clone(), None), |(_, communicator)| {
+        let unnamed = if self.prepared.transport.is_peer() { "peers".into() } else { failure.comm.clone() };
+        let (comm, seq) = groups.next().map_or((unnamed, None), |(_, communicator)| {
             let later = groups.filter(|(_, other)| *other == communicator).count() as u64;
             let (name, last) = self.prepared.transport.last_issued(communicator);
             (name, last.and_then(|last| last.checked_sub(later)))
