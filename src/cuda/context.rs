@@ -75,6 +75,15 @@ impl Context {
         self.raw == other.raw
     }
 
+    /// The ordinal of its device.
+    pub fn device(&self) -> i32 {
+        self.device
+    }
+
+    pub(super) fn raw(&self) -> sys::CUcontext {
+        self.raw
+    }
+
     /// Makes it current on this thread.
     ///
     /// # Errors

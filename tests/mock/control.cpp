@@ -39,6 +39,7 @@ int mock_configure(const char* text) {
       forget_dead();
     } else {
       unknown += !engine.options.apply(word);
+      if (engine.options.processes_s > 0) unknown += !engine.memory.share();
     }
   }
   engine.changed();
