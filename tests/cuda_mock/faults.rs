@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use seqpar::cuda::{Context, DeviceMemory, Event, PinnedMemory, Priority, Stream, capture, wait_value, write_value};
+use seqpar::cuda::{
+    Context, DeviceMemory, Event, MemoryHandle, PinnedMemory, Priority, Stream, allocation_of, capture, wait_value,
+    write_value,
+};
 use seqpar::dtype::Dtype;
 use seqpar::error::{Error, Result};
 use seqpar::exec::cuda::Kernels;
