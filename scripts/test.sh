@@ -27,6 +27,10 @@ step "without the command line" cargo clippy --quiet --no-default-features --lib
 if [ "$(uname -s)" = Linux ]; then
     step "clippy of the CUDA tests" cargo clippy --quiet --features cuda --test cuda_mock --test cuda_executor -- -D warnings
     step "CUDA on a mock driver" cargo test --no-fail-fast --features cuda --test cuda_mock --test cuda_executor
+    # Ranks in processes of their own; the wheel of NCCL, 200 MB, is unpacked under target/.
+    distributed=(--features nccl --lib --test nccl_abi --test nccl_library)
+    step "clippy of the distributed tests" cargo clippy --quiet "${distributed[@]}" -- -D warnings
+    step "distributed" cargo test --no-fail-fast "${distributed[@]}"
     # The kernels that the tests have compiled are found again by content.
     nvcc="${NVCC:-$(scripts/cuda_wheels.sh || true)}"
     kernels=(env NVCC="$nvcc" SEQPAR_KERNEL_CACHE="$PWD/${CARGO_TARGET_DIR:-target}/tmp/nvcc")

@@ -28,6 +28,8 @@ const TABLE: &[(&str, Program, &str)] = &[
     ("a pageable source changed after the call", pageable_source, "1"),
     ("a pinned source changed before the copy runs", pinned_source, "2"),
     ("a copy to pageable memory, at the return", pageable_target, "1"),
+    ("a handle of the middle of an allocation, of its own process", own_handle, "INVALID_VALUE INVALID_CONTEXT"),
+    ("an allocation by an address in it, by one beside it", ranges, "10 SUCCESS NOT_FOUND"),
     ("a flag at an odd address", odd_flag, "INVALID_VALUE"),
     ("capture: of the default stream", capture_default, "STREAM_CAPTURE_UNSUPPORTED"),
     ("capture: synchronise, then end", capture_sync, "STREAM_CAPTURE_UNSUPPORTED STREAM_CAPTURE_INVALIDATED"),
@@ -324,6 +326,27 @@ fn pageable_target() -> String {
         ok(cuMemsetD32Async(s.memory, 1, 1, s.streams[0]));
         ok(cuMemcpyDtoHAsync_v2((&raw mut *target).cast(), s.memory, 4, s.streams[0]));
         (&raw const *target).read_volatile().to_string()
+    }
+}
+
+fn own_handle() -> String {
+    let (s, mut handle, mut address) = (Setup::new(), CUipcMemHandle { reserved: [0; 64] }, 0);
+    // SAFETY: writes one handle, one address.
+    unsafe {
+        let middle = cuIpcGetMemHandle(&mut handle, s.memory + 16);
+        ok(cuIpcGetMemHandle(&mut handle, s.memory));
+        texts([middle, cuIpcOpenMemHandle_v2(&mut address, handle, 1)])
+    }
+}
+
+fn ranges() -> String {
+    let (s, mut base, mut bytes) = (Setup::new(), 0, 0);
+    // SAFETY: writes an address and a length.
+    unsafe {
+        let inside = cuMemGetAddressRange_v2(&mut base, &mut bytes, s.memory + 16);
+        let at = s.memory + 16 - base;
+        texts([inside, cuMemGetAddressRange_v2(&mut base, &mut bytes, 64)])
+            .replace("SUCCESS", &format!("{at:x} SUCCESS"))
     }
 }
 

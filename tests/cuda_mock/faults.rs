@@ -32,6 +32,8 @@ fn everything(kernel: &Kernel, inputs: &[Values]) -> Result<()> {
     // SAFETY: the ring outlives the work.
     unsafe { graph.launch(&ring.compute)? };
     let (flag, pinned, timed) = (DeviceMemory::new(4)?, PinnedMemory::new(4)?, [Event::new(true)?, Event::new(true)?]);
+    let (base, _) = allocation_of(flag.address())?;
+    MemoryHandle::of(base)?;
     timed[0].record(&stream)?;
     // SAFETY: both words outlive the work.
     unsafe {
@@ -56,7 +58,7 @@ fn fail(mock: &Mock, name: &str, nth: usize, work: &dyn Fn() -> Result<()>) {
     mock.reset("late", 1);
     mock.configure(&format!("fail={name}:{nth}=999"));
     let error = work().err();
-    let gives_up = ["Destroy", "Free", "Unload", "Release"].iter().any(|word| name.contains(word));
+    let gives_up = ["Destroy", "Free", "Unload", "Release", "Close"].iter().any(|word| name.contains(word));
     match error {
         // A drop has nowhere to report to but the log.
         None => assert!(gives_up, "{name} failed at call {nth}, and nothing was said"),

@@ -39,6 +39,7 @@ int mock_configure(const char* text) {
       forget_dead();
     } else {
       unknown += !engine.options.apply(word);
+      if (engine.options.processes_s > 0) unknown += !engine.memory.share();
     }
   }
   engine.changed();
@@ -70,7 +71,7 @@ size_t mock_leaks(char* text, size_t bytes) {
   for (const Object* object : objects()) {
     const bool implicit = object->kind == CUfunc_st::kKind ||
                           (object->context && object == object->context->default_stream);
-    if (object->alive && !implicit) list.push_back(object->kind);
+    if (object->alive && !implicit) list.emplace_back(object->kind);
   }
   for (const auto& [address, allocation] : engine.memory.all()) {
     if (allocation.live) list.push_back(allocation.name);

@@ -7,7 +7,7 @@
 //! `kernels/`; `control.cpp` is what tests alone call.
 //!
 //! Not modelled: real time and bandwidth, priorities, programmatic dependent launch (full order),
-//! allocation nodes, child graphs, managed memory, several processes. The host's own accesses of
+//! allocation nodes, child graphs, managed memory. What another process does with lent memory. The host's own accesses of
 //! pinned memory are not seen. What the mock assumes of a driver is in `tests/cuda_mock/behaviours.rs`,
 //! which also runs on a real one.
 #![allow(dead_code, unreachable_pub)]

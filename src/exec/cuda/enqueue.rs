@@ -16,6 +16,9 @@ pub(super) fn enqueue(bound: &Bound<'_>, caller: &Stream, captured: bool) -> Res
     let prepared = bound.prepared;
     // The runs before this one are over for `caller`.
     bound.flags.fill(0, caller)?;
+    if let Some(ports) = &bound.ports {
+        ports.clear(caller)?;
+    }
     if prepared.options.poison {
         prepared.ranks.iter().try_for_each(|rank| rank.arena.fill(0xff, caller))?;
     }
@@ -61,10 +64,19 @@ fn enqueue_one(bound: &Bound<'_>, resolved: &Resolved, captured: bool) -> Result
             // SAFETY: both runs lie in buffers of the plans; see the module.
             unsafe { copy_device_to_device(*to, *from, *bytes, stream) }
         }
-        // SAFETY: a flag of `bound`; it is raised by a stream that does not depend on this one.
+        Call::Staged { staging, to, from, bytes } => {
+            // SAFETY: as for `Copy`; a staging belongs to `bound` and to one stream.
+            unsafe { bound.stagings[*staging].copy(*to, *from, *bytes, stream) }
+        }
+        // SAFETY: a flag of `bound`, raised by a stream that does not depend on this one; or one of its
+        // wires, raised by a peer as their module proves.
         Call::WaitFlag(address) => unsafe { wait_value(*address, 1, stream) },
-        // SAFETY: a flag of `bound`.
+        // SAFETY: a flag of `bound`, or of its wires, which keep the peers' flags mapped.
         Call::RaiseFlag(address) => unsafe { write_value(*address, 1, stream) },
+        // SAFETY: as above.
+        #[cfg(feature = "nccl")]
+        Call::LowerFlag(address) => unsafe { write_value(*address, 0, stream) },
+        Call::Exchange(_) => Err(Error::Unsupported("messages that are not connected".into())),
         // SAFETY: a word of `bound`.
         Call::Tell { address, count } => unsafe { write_value(*address, *count, stream) },
         Call::Group { communicator, dtype, messages } => {

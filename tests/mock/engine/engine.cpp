@@ -1,6 +1,7 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <chrono>
 
 namespace mock {
 
@@ -40,6 +41,7 @@ uint32_t Engine::below(uint32_t n) {
 
 void Engine::changed() {
   changes_++;
+  moved_ = std::chrono::steady_clock::now();
   blocked_ = 0;
   condition_.notify_all();
 }
@@ -237,7 +239,8 @@ void Engine::work() {
   Lock lock(mutex);
   while (true) {
     if (by_threads() && step(lock, nullptr)) continue;
-    condition_.wait(lock);
+    // Flags may be written by other processes, which nobody tells.
+    options.processes_s > 0 ? (void)condition_.wait_for(lock, std::chrono::milliseconds(1)) : condition_.wait(lock);
   }
 }
 

@@ -4,6 +4,7 @@
 // Methods that take a Lock want it held; effects run without it, one at a time but for host
 // functions.
 #pragma once
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <set>
@@ -98,6 +99,7 @@ class Engine {
   Clock host_;  // of all threads
   uint64_t next_id_ = 1, first_id_ = 1, generation_ = 1;
   uint64_t changes_ = 1, executed_ = 0, order_ = 0;
+  std::chrono::steady_clock::time_point moved_{};  // when anything changed last
   uint64_t random_ = 1, seeded_with_ = ~0ull;
   int running_ = 0;
   int hosts_ = 0, blocked_ = 0;  // threads that act; those of them that wait, since the last change

@@ -34,6 +34,9 @@ struct Options {
   uint64_t seed = 1;
   Mode mode = Mode::kLate;
   double deadlock_s = 1;  // how long nothing may happen while other threads could do something
+  // Above 0: other processes may do what this one waits for, so that a wait goes on for so many
+  // seconds before it counts as a deadlock.
+  double processes_s = 0;
   uint64_t memory_bytes = 4ull << 30;
   int devices = 1;
   int capability = 90;

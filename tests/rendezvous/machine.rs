@@ -1,0 +1,1 @@
+pub fn task(_: &str) {}
