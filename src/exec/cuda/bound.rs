@@ -202,6 +202,14 @@ impl<'a> Bound<'a> {
         }
     }
 
+    /// Rank and op of each kernel launch and copy of a run, in the order in which they are enqueued:
+    /// with what a driver sees of them, tests hold them to the plans.
+    #[doc(hidden)]
+    pub fn launches(&self) -> Vec<(usize, OpId)> {
+        let moves = |call: &&Resolved| matches!(call.call, Call::Launch { .. } | Call::Copy { .. });
+        self.calls.iter().filter(moves).filter_map(|call| Some((call.rank, call.op?))).collect()
+    }
+
     /// Buffers of a role, by rank and index.
     pub(super) fn buffers_of(prepared: &Prepared, role: Role) -> impl Iterator<Item = (usize, usize)> + '_ {
         let all = prepared.buffers.iter().enumerate();

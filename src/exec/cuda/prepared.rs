@@ -12,7 +12,7 @@ use crate::kernel::TensorView;
 use crate::kernel::cuda::Arch;
 use crate::plan::lower::{Gates, Lowered};
 use crate::plan::memory::Memory;
-use crate::plan::{Buffer, Checked, OpId, Plan};
+use crate::plan::{Buffer, BufferId, Checked, OpId, Plan};
 
 /// How a world runs. Nothing here changes a bit.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,6 +170,14 @@ impl Prepared {
     /// The plan of a rank below [`Prepared::world`].
     pub fn plan(&self, rank: usize) -> &Plan {
         &self.ranks[rank].plan
+    }
+
+    /// Device address of a rank's temporary, for tests; `None` for a bound buffer.
+    #[doc(hidden)]
+    pub fn temporary(&self, rank: usize, buffer: BufferId) -> Option<u64> {
+        let rank = self.ranks.get(rank)?;
+        let offset = rank.memory.offsets.get(buffer.0 as usize).copied().flatten()?;
+        Some(rank.arena.address() + offset as u64)
     }
 
     /// Resolves the program for the addresses of inputs and outputs: `addresses[rank][buffer]`, by

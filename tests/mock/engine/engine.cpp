@@ -118,7 +118,8 @@ void Engine::run(Lock& lock, const OperationPtr& op) {
   op->clock[queue.agent] = op->sequence;
   op->end_ns = begin_ns + op->cost_ns;
   bool valid = true;
-  for (const Access& access : op->accesses) valid &= detector.access(*op, access, true);
+  if (options.record) ran_[op->id] = op->label;
+  for (const Access& access : op->accesses) valid &= touch(*op, access, true);
   const int error = valid ? options.occurs("run." + op->label) : kIllegalAddress;
   if (error || queue.domain->error || !op->effect) {
     finish(op, error);
@@ -176,7 +177,12 @@ void Engine::finish(const OperationPtr& op, int error) {
 }
 
 void Engine::observe(Lock&, Operation& op, const Access& access) {
-  if (op.generation == generation_) detector.access(op, access, false);
+  if (op.generation == generation_) touch(op, access, false);
+}
+
+bool Engine::touch(Operation& op, const Access& access, bool unwritten) {
+  if (options.record) touched_.push_back({op.id, access.address, access.bytes, static_cast<uint64_t>(access.kind)});
+  return detector.access(op, access, unwritten);
 }
 
 bool Engine::poll(Lock& lock, const OperationPtr& op) {
@@ -242,6 +248,8 @@ void Engine::reset(Lock& lock) {
   host_.clear();
   host_threads_.clear();
   reports.clear();
+  touched_.clear();
+  ran_.clear();
   options.faults.clear();
   options.occurrences.clear();
 }

@@ -5,6 +5,7 @@
 // functions.
 #pragma once
 #include <condition_variable>
+#include <map>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -45,6 +46,13 @@ class Engine {
   // Accesses of a running kernel, as they become known.
   void observe(Lock&, Operation& op, const Access& access);
 
+  // With Options::record: what ran since the last reset, and what it touched.
+  struct Touch {
+    uint64_t operation, address, bytes, kind;
+  };
+  const std::vector<Touch>& touched() const { return touched_; }
+  const std::map<uint64_t, std::string>& ran() const { return ran_; }
+
   // Abandons what is queued and forgets everything but memory, live queues and options.
   void reset(Lock&);
   uint64_t order() const { return order_; }
@@ -61,6 +69,7 @@ class Engine {
   void advance(Lock&, const OperationPtr& op);
   void finish(const OperationPtr& op, int error);
   bool let_time_pass(Lock&);
+  bool touch(Operation& op, const Access& access, bool unwritten);
   void changed();
   std::string blocked() const;
   void work();
@@ -69,6 +78,8 @@ class Engine {
   std::vector<std::unique_ptr<Queue>> queues_;
   std::set<std::thread::id> host_threads_;
   Clock host_;
+  std::vector<Touch> touched_;
+  std::map<uint64_t, std::string> ran_;
   uint64_t next_id_ = 1, first_id_ = 1, generation_ = 1;
   uint64_t changes_ = 1, executed_ = 0, order_ = 0;
   uint64_t random_ = 1, seeded_with_ = ~0ull;

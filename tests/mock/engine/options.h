@@ -29,6 +29,7 @@ struct Options {
   int capability = 90;
   int sms = 4;
   bool check = true;  // emulated kernels for races within them
+  bool record = false;  // what each operation touches, for mock_touched
   int resident = 0;  // blocks of an emulated kernel side by side; 0: drawn from the seed
   // By the name of a call, or "run.LABEL" for an operation: which occurrence fails, and how.
   std::map<std::string, Fault> faults;
