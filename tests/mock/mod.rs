@@ -69,6 +69,7 @@ pub fn on_mock<F: FnOnce(&Mock)>(body: F) {
     };
     let text = reader.join().unwrap().unwrap();
     assert!(text.contains("1 passed"), "{test} on the mock driver: {status}\n{text}");
+    print!("{text}");
 }
 
 /// An operation that ran.
