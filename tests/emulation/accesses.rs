@@ -7,6 +7,8 @@ use std::ffi::c_void;
 use seqpar::kernel::TensorView;
 use seqpar::kernel::spec::{Mode, Operand};
 
+use super::Outcome;
+
 const WORDS: usize = 64;
 const PAGE: u64 = 64 * WORDS as u64;
 
@@ -117,6 +119,18 @@ impl Touched {
             _ => self.released.add(address, bytes),
         }
     }
+}
+
+/// Fails where launches that together compute a kernel break what it declares; those that said
+/// something, or ran where nobody looks, are not held to it.
+pub fn assert_declared(what: impl Fn() -> String, declared: &Declared, outcomes: &[Outcome]) {
+    let mut all = Touched::default();
+    for outcome in outcomes {
+        let Some(touched) = outcome.touched.as_ref().filter(|_| outcome.messages.is_empty()) else { return };
+        all.add_all(touched);
+    }
+    let breaches = declared.breaches(&all);
+    assert!(breaches.is_empty(), "{}\n{}", what(), breaches.join("\n"));
 }
 
 /// The observer of `emu_observe`: `context` is a [`Watch`].
