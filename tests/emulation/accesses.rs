@@ -58,6 +58,14 @@ impl Bytes {
         self.minus(&self.minus(other))
     }
 
+    /// Whether an address is in both.
+    pub fn meets(&self, other: &Self) -> bool {
+        let both = |(page, words): (&u64, &Box<[u64; WORDS]>)| {
+            other.pages.get(page).is_some_and(|more| words.iter().zip(more.iter()).any(|(a, b)| a & b != 0))
+        };
+        self.pages.iter().any(both)
+    }
+
     pub fn count(&self) -> u64 {
         self.pages.values().flat_map(|words| words.iter()).map(|word| u64::from(word.count_ones())).sum()
     }

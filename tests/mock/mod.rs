@@ -13,6 +13,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod build;
+pub mod layers;
 pub mod operands;
 pub mod workload;
 
@@ -28,7 +29,11 @@ use crate::emulation::accesses::Touched;
 
 /// In the child's environment.
 const CHILD: &str = "SEQPAR_TEST_MOCK";
-const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Of a test; nobody knows how long a whole matrix takes.
+fn deadline() -> Duration {
+    Duration::from_secs(if layers::seeds() > 1 { 12 * 3600 } else { 300 })
+}
 
 pub const MODES: [&str; 4] = ["late", "random", "eager", "threads"];
 
@@ -61,7 +66,7 @@ pub fn on_mock<F: FnOnce(&Mock)>(body: F) {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        if begin.elapsed() > DEADLINE {
+        if begin.elapsed() > deadline() {
             child.kill().unwrap();
             panic!("{test} hangs on the mock driver");
         }
