@@ -62,11 +62,9 @@ fn plans(case: &Case, world: &World, ranks: usize) -> Vec<Checked<Plan>> {
 
 /// Text and image without limits; grouped heads of 72 channels, masks, lengths, a replicated text.
 fn cases() -> [Case; 2] {
-    let limited = Case { batch: 2, text: 3, replicate: true, mask: true, lengths: true, ..Case::plain(Dtype::F16, 13, 4, 72) };
-    [
-        Case { text: 6, ..Case::plain(Dtype::Bf16, 22, 4, 64) },
-        Case { kv_heads: 2, ..limited },
-    ]
+    let limited =
+        Case { batch: 2, text: 3, replicate: true, mask: true, lengths: true, ..Case::plain(Dtype::F16, 13, 4, 72) };
+    [Case { text: 6, ..Case::plain(Dtype::Bf16, 22, 4, 64) }, Case { kv_heads: 2, ..limited }]
 }
 
 /// A run of a world: where its buffers lie and what each op touched.
@@ -204,7 +202,12 @@ impl Ran {
         let flags = self.flags.get(&(rank, op)).copied().unwrap_or(0) as u64;
         assert!(all.acquired.count() <= 4 * flags, "rank {rank} {label}: {flags} flags, {:x?}", all.acquired.runs());
         let acquired = all.acquired.and(&self.world);
-        Touched { reads: all.reads.and(&self.world), writes: all.writes.and(&self.world), acquired, released: all.released }
+        Touched {
+            reads: all.reads.and(&self.world),
+            writes: all.writes.and(&self.world),
+            acquired,
+            released: all.released,
+        }
     }
 
     fn ops(&self) -> impl Iterator<Item = (usize, OpId)> + '_ {
