@@ -95,3 +95,34 @@ fn every_strategy_is_clean_and_right() {
         println!("{runs} runs, graphs launched twice, {} schedules a mode", seeds());
     });
 }
+
+/// Every op has a span, eager and in a graph, whose times are those of its last launch.
+#[test]
+fn every_op_is_timed() {
+    on_mock(|mock| {
+        mock.configure("sms=4 check=0");
+        let case = Case::plain(Dtype::Bf16, 16, 2, 64);
+        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(7));
+        for world in worlds(2) {
+            for way in Way::all() {
+                let what = format!("{} {way:?}", world.name());
+                mock.reset("random", 1);
+                let context = context();
+                let kernels = kernels(&context);
+                let mut options = way.options();
+                options.timed = true;
+                let plans = plans(&case, &world, 2);
+                let ops: usize = plans.iter().map(|plan| plan.ops.len()).sum();
+                let prepared = prepare(context, kernels, plans, options).unwrap();
+                let (_, report) = run_tensors(&prepared, &inputs, 2).unwrap_or_else(|e| panic!("{what}: {e}"));
+                mock.assert_clean(&what);
+                assert_eq!(report.spans.len(), ops, "{what}");
+                for span in &report.spans {
+                    let within = span.begin_ns <= span.end_ns && span.end_ns <= report.wall_ns;
+                    assert!(within, "{what}: {span:?} of {} ns", report.wall_ns);
+                }
+                assert!(report.spans.iter().any(|span| span.end_ns > span.begin_ns), "{what}");
+            }
+        }
+    });
+}

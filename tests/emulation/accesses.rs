@@ -60,10 +60,10 @@ impl Bytes {
 
     /// Whether an address is in both.
     pub fn meets(&self, other: &Self) -> bool {
-        let both = |(page, words): (&u64, &Box<[u64; WORDS]>)| {
+        let both = |(page, words): (&u64, &[u64; WORDS])| {
             other.pages.get(page).is_some_and(|more| words.iter().zip(more.iter()).any(|(a, b)| a & b != 0))
         };
-        self.pages.iter().any(both)
+        self.pages.iter().map(|(page, words)| (page, &**words)).any(both)
     }
 
     pub fn count(&self) -> u64 {

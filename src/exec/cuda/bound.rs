@@ -15,6 +15,8 @@ const STATUS_BYTES: usize = 16;
 
 /// A world with its addresses: runs again and again.
 pub struct Bound<'a> {
+    // Before what its work touches.
+    graph: Option<Graph>,
     pub(super) prepared: &'a Prepared,
     pub(super) calls: Vec<Resolved>,
     pub(super) timers: Vec<(Event, Event)>,
@@ -29,7 +31,6 @@ pub struct Bound<'a> {
     /// Offset of each rank's first status.
     first_status: Vec<usize>,
     _scratch: Vec<DeviceMemory>,
-    graph: Option<Graph>,
     bytes_sent: Vec<u64>,
 }
 
@@ -69,6 +70,7 @@ impl<'a> Bound<'a> {
         let timers = if prepared.options.timed { timed.len() } else { 0 };
         let timers = (0..timers).map(|_| Ok((Event::new(true)?, Event::new(true)?))).collect::<Result<_>>()?;
         Ok(Self {
+            graph: None,
             prepared,
             calls,
             timers,
@@ -81,7 +83,6 @@ impl<'a> Bound<'a> {
             status,
             first_status,
             _scratch: scratch,
-            graph: None,
             bytes_sent,
         })
     }

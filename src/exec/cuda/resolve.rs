@@ -81,7 +81,9 @@ impl Resolver<'_> {
                 Action::Copy(id) => self.copy(at, *id).map_err(|e| self.rank(step.rank).failed(*id, e))?,
                 Action::External(id) => self.external(at, *id)?,
                 Action::Message { from, to } => self.message(at, *from, *to)?,
-                Action::Sum { from, to } => self.sum(at, from, *to)?,
+                Action::Sum { from, to } => {
+                    self.sum(at, from, *to).map_err(|e| self.rank(to.rank).failed(to.op, e))?;
+                }
                 Action::Store(part) => self.store(at, *part)?,
                 Action::Raise(flag) => {
                     let address = self.flag(step.rank, *flag);
@@ -274,8 +276,7 @@ impl Resolver<'_> {
         for part in from {
             let (address, sent) = self.region(*part)?;
             if sent != bytes {
-                let why = format!("sums {bytes} bytes where rank {} gives {sent}", part.rank);
-                return Err(self.rank(to.rank).failed(to.op, why));
+                return Err(Error::Shape(format!("sums {bytes} bytes where rank {} gives {sent}", part.rank)));
             }
             if part.rank != to.rank {
                 self.bytes_sent[part.rank] += sent as u64;

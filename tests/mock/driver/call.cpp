@@ -12,7 +12,7 @@ thread_local bool in_host_function = false;
 namespace {
 
 bool gives_up_something(const char* name) {
-  for (const char* word : {"Destroy", "Free", "Unload", "Release"}) {
+  for (const char* word : {"Destroy", "Free", "Unload", "Release", "EndCapture"}) {
     if (strstr(name, word)) return true;
   }
   return false;

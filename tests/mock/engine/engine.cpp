@@ -140,6 +140,8 @@ void Engine::advance(Lock& lock, const OperationPtr& op) {
     }).detach();
     return;
   }
+  // Whatever changes from here on, the effect may have looked before.
+  const uint64_t seen = changes_;
   lock.unlock();
   Outcome outcome;
   {
@@ -153,7 +155,7 @@ void Engine::advance(Lock& lock, const OperationPtr& op) {
     finish(op, outcome.error);
   } else {
     op->state = State::kStalled;
-    op->stalled_at = changes_;
+    op->stalled_at = seen;
     condition_.notify_all();
   }
 }
