@@ -42,14 +42,14 @@ impl Event {
         check(unsafe { sys::cuEventRecord(self.raw, stream.raw()) }, "cuEventRecord")
     }
 
-    /// As [`Event::record`], anew each time that the graph runs which `stream` is being captured
-    /// into; a plain record says nothing but an order there.
+    /// Stands, after every launch of the graph that `stream` is captured into, for the work before
+    /// it: a node of the graph. [`Event::record`] is a mere edge there, and leaves no time.
     ///
     /// # Errors
-    /// What the driver says: a stream that is not being captured above all.
+    /// A stream that is not being captured, and what the driver says.
     pub fn record_in_graph(&self, stream: &Stream) -> Result<()> {
-        let external = sys::CUevent_record_flags_enum::CU_EVENT_RECORD_EXTERNAL as u32;
-        // SAFETY: both handles are alive.
+        let external = sys::CUevent_record_flags::CU_EVENT_RECORD_EXTERNAL as u32;
+        // SAFETY: both handles are alive; the graph's owner keeps the event as long as the graph.
         check(unsafe { sys::cuEventRecordWithFlags(self.raw, stream.raw(), external) }, "cuEventRecord")
     }
 

@@ -138,7 +138,7 @@ impl<'a> Bound<'a> {
                 launch_graph(graph, stream)?;
             }
         } else {
-            enqueue(self, stream, false)?;
+            enqueue(self, stream)?;
         }
         self.end.record(stream)
     }
@@ -146,7 +146,15 @@ impl<'a> Bound<'a> {
     fn captured(&self) -> Result<Graph> {
         // The default stream cannot be captured, and the caller's is not ours to capture.
         let origin = Stream::new(Priority::Low)?;
-        capture(&origin, || enqueue(self, &origin, true))
+        capture(&origin, || enqueue(self, &origin))
+    }
+
+    /// Rank and op of each kernel launch and copy of a run, in the order in which they are enqueued:
+    /// with what a driver sees of them, tests hold them to the plans.
+    #[doc(hidden)]
+    pub fn launches(&self) -> Vec<(usize, OpId)> {
+        let moves = |call: &&Resolved| matches!(call.call, Call::Launch { .. } | Call::Copy { .. });
+        self.calls.iter().filter(moves).filter_map(|call| Some((call.rank, call.op?))).collect()
     }
 
     /// Nothing that the device may still use is ever freed: that would wait for it.

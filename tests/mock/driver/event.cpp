@@ -45,17 +45,20 @@ CUresult cuEventRecord(CUevent event, CUstream handle) {
   return submit(call, stream, operation("record_event", 0), &event->recorded);
 }
 
-// With CU_EVENT_RECORD_EXTERNAL a capture takes it as a node, which records at each launch.
+// External: a node of the graph, which records at every launch.
 CUresult cuEventRecordWithFlags(CUevent event, CUstream handle, unsigned int flags) {
   MOCK_CALL(kContext);
   MOCK_ALIVE(event);
   MOCK_STREAM(stream, handle);
-  if (flags != CU_EVENT_RECORD_EXTERNAL || !stream->capture) return CUDA_ERROR_INVALID_VALUE;
+  if (flags != CU_EVENT_RECORD_EXTERNAL) return call.misuse("flags that the mock does not know", CUDA_ERROR_NOT_SUPPORTED);
   if (event->context != stream->context) return call.misuse("an event of another context", CUDA_ERROR_INVALID_HANDLE);
+  if (!stream->capture) return CUDA_ERROR_INVALID_VALUE;
   event->capture = nullptr;
-  const CUresult result = submit(call, stream, operation("record_event", 0));
-  if (result == CUDA_SUCCESS) stream->capture->graph->nodes.back().records = event;
-  return result;
+  const OperationPtr op = operation("record_event", 0);
+  op->arrive = [event](Operation& launched) {
+    if (event->alive) event->recorded = launched.shared_from_this();
+  };
+  return submit(call, stream, op);
 }
 
 CUresult cuEventQuery(CUevent event) {

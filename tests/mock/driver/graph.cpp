@@ -49,7 +49,6 @@ CUresult cuGraphLaunch(CUgraphExec instance, CUstream handle) {
       copy->after.push_back(copies[earlier]);
       last[earlier] = false;
     }
-    if (node.records && alive(node.records)) node.records->recorded = copy;
     call.engine.submit(call.lock, *instance->queues[node.branch], copy);
     copies.push_back(copy);
   }

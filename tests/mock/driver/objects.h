@@ -26,7 +26,6 @@ struct Node {
   Operation pattern;
   std::vector<int> after;
   int branch;
-  CUevent records = nullptr;  // at each launch, a record made for the outside
 };
 
 struct Capture {
