@@ -59,17 +59,13 @@ fn an_initialisation_without_one_rank_ends_at_its_deadline() {
         let library = library();
         let id = library.unique_id().unwrap();
         mock.ranks(3, |rank| {
+            // Ended before the context goes, or the mock would say so.
             let _context = Context::primary(rank as i32).unwrap();
             let begin = Instant::now();
             let error = Communicator::new(&library, &id, rank, 3, &config(), DEADLINE).unwrap_err();
             assert!((DEADLINE..LONG).contains(&begin.elapsed()), "{:?}", begin.elapsed());
             let failed = failure(error);
             assert!(matches!(failed.kind, FailureKind::Timeout { .. }), "{failed}");
-            // Aborted behind our back, while its context is there.
-            let begin = Instant::now();
-            while mock.leaks().iter().filter(|leak| *leak == "communicator").count() > 0 {
-                assert!(begin.elapsed() < LONG);
-            }
         });
         mock.assert_clean("nobody hangs");
         assert_no_leaks(mock, "an initialisation that failed");
@@ -122,8 +118,10 @@ fn a_death_that_nccl_notices_names_the_op() {
         for mode in MODES {
             mock.reset(mode, 1);
             mock.configure("devices=3 die=1:2 death=remote");
+            let all = Barrier::new(3);
             run(mock, &config(), |mut rank| {
                 rank.gather("first").unwrap();
+                all.wait();
                 // Who comes late is refused at once.
                 let refused = rank.gather("second").err();
                 if rank.rank == 1 {

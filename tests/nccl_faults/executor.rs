@@ -22,7 +22,7 @@ const RANKS: usize = 2;
 const NEVER: Duration = Duration::from_secs(60);
 /// Of a run that cannot end.
 const SOON: Duration = Duration::from_millis(1500);
-const STRATEGIES: [&str; 3] = ["ulysses", "ring", "kv_gather"];
+const STRATEGIES: [&str; 3] = ["ulysses", "ring", "kv-gather"];
 
 fn case() -> Case {
     Case::plain(Dtype::Bf16, 13, 2, 32)
@@ -185,7 +185,7 @@ fn every_call_of_nccl_fails_once() {
     on_mock(|mock| {
         let inputs = inputs();
         let mut failed = std::collections::BTreeSet::new();
-        for name in ["ring", "kv_gather"] {
+        for name in ["ring", "kv-gather"] {
             let plans = plans(name, if name == "ring" { [7, 6] } else { [6, 7] });
             reset(mock, "late", "in_progress=0");
             run(&plans, &inputs, false, NEVER).unwrap();
