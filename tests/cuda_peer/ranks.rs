@@ -146,7 +146,7 @@ fn every_strategy_has_the_bits_of_loopback() {
                     }
                     let buffers: Vec<_> = plans.iter().map(|plan| plan.buffers.clone()).collect();
                     assert_same_bits(&what, &gathered(&buffers, &outputs).unwrap(), &want);
-                    println!("{what}: {:.1} s", begin.elapsed().as_secs_f64());
+                    eprintln!("{what}: {:.1} s", begin.elapsed().as_secs_f64());
                 }
                 nth += 1;
             }
