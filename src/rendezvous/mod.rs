@@ -24,6 +24,8 @@ mod memory;
 #[cfg(all(feature = "nccl", unix))]
 mod signed;
 mod store;
+#[cfg(all(feature = "nccl", unix))]
+mod stream;
 #[cfg(all(feature = "torchrun", unix))]
 mod torch;
 

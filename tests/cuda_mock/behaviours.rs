@@ -40,6 +40,7 @@ const TABLE: &[(&str, Program, &str)] = &[
     ("capture: allocation by this thread", capture_allocates, "STREAM_CAPTURE_UNSUPPORTED"),
     ("capture of a thread: allocation by another", capture_other_thread, "SUCCESS"),
     ("a captured fill, replayed twice", replay, "0 then 5 5"),
+    ("a record for the outside: eager, captured, time", record_in_graph, "INVALID_VALUE SUCCESS SUCCESS"),
     ("tensor maps: good, odd address, wide box", tensor_maps, "SUCCESS INVALID_VALUE INVALID_VALUE"),
 ];
 
@@ -460,6 +461,24 @@ fn replay() -> String {
             s.read(0)
         });
         format!("{before} then {} {}", after[0], after[1])
+    }
+}
+
+fn record_in_graph() -> String {
+    let (s, begin, end, mut ms) = (Setup::new(), event(0), event(0), 0.0);
+    let (mut graph, mut instance) = (null_mut(), null_mut());
+    // SAFETY: the handles and the memory outlive the graph's work; write one value each.
+    unsafe {
+        let eager = cuEventRecordWithFlags(end, s.streams[0], 1);
+        ok(cuEventRecord(begin, s.streams[0]));
+        s.capture(THREAD);
+        ok(cuMemsetD32Async(s.memory, 5, 1, s.streams[0]));
+        let captured = cuEventRecordWithFlags(end, s.streams[0], 1);
+        ok(cuStreamEndCapture(s.streams[0], &mut graph));
+        ok(cuGraphInstantiateWithFlags(&mut instance, graph, 0));
+        ok(cuGraphLaunch(instance, s.streams[0]));
+        ok(cuStreamSynchronize(s.streams[0]));
+        texts([eager, captured, cuEventElapsedTime_v2(&mut ms, begin, end)])
     }
 }
 

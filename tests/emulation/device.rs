@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use libloading::Library;
 use seqpar::kernel::cuda::{Launch, Swizzle, TensorMap};
 
+use super::accesses::{Touched, Watch, observe};
 use super::broken_launch::launch_or_broken;
 use super::build;
 
@@ -101,6 +102,8 @@ impl Options {
 pub struct Outcome {
     pub counters: Counters,
     pub messages: Vec<String>,
+    /// What it touched; `None` where nobody looks.
+    pub touched: Option<Touched>,
 }
 
 /// Acts as another agent of the machine while every thread waits; true if it did something.
@@ -125,6 +128,8 @@ type LaunchFn = unsafe extern "C" fn(
     *const RawOptions,
     *mut Counters,
 ) -> i32;
+type Observer = unsafe extern "C" fn(*mut c_void, u64, u64, i32);
+type Observe = unsafe extern "C" fn(Option<Observer>, *mut c_void);
 type Message = unsafe extern "C" fn(u32) -> *const c_char;
 type LastError = unsafe extern "C" fn() -> *const c_char;
 
@@ -368,6 +373,10 @@ impl Emulated<'_> {
         let symbol = CString::new(launch.symbol.as_str()).unwrap();
         let mut counters = Counters::default();
         let f: LaunchFn = self.emulator.function("emu_launch");
+        let watch_launches: Observe = self.emulator.function("emu_observe");
+        let mut watch = Box::<Watch>::default();
+        // SAFETY: the watch is alive until nobody observes any more; only this thread's launch uses it.
+        unsafe { watch_launches(Some(observe), std::ptr::from_mut(&mut *watch).cast()) };
         // SAFETY: every pointer lives until the call returns; `context` is a `External` that only
         // `call_external` uses, on this thread.
         let code = unsafe {
@@ -383,13 +392,15 @@ impl Emulated<'_> {
                 &mut counters,
             )
         };
+        // SAFETY: takes null pointers.
+        unsafe { watch_launches(None, std::ptr::null_mut()) };
         if code != 0 {
             return Err(self.emulator.last_error());
         }
         let message: Message = self.emulator.function("emu_message");
         // SAFETY: any index is allowed; the strings live until this thread's next launch.
         let messages = (0..).map_while(|i| unsafe { text(message(i)) }).collect();
-        Ok(Outcome { counters, messages })
+        Ok(Outcome { counters, messages, touched: Some(watch.touched()) })
     }
 
     fn encode(&self, map: &TensorMap) -> Result<[u8; 128], String> {

@@ -29,6 +29,8 @@ pub enum Place {
     File(PathBuf),
     /// Rank 0 serves there.
     Tcp(String),
+    /// Rank 0 has been serving there.
+    Served(Arc<dyn Store>, String),
     #[cfg(feature = "torchrun")]
     Torch(String),
 }
@@ -70,7 +72,10 @@ impl Place {
                 let port = address.rsplit_once(':').unwrap().1.parse().unwrap();
                 Arc::new(TcpStore::serve(key, &TcpOptions { port, ..TcpOptions::default() })?)
             }
-            Self::Tcp(address) => Arc::new(TcpStore::connect(address, rank, key, &TcpOptions::default(), deadline)?),
+            Self::Served(store, _) if rank == 0 => store.clone(),
+            Self::Tcp(address) | Self::Served(_, address) => {
+                Arc::new(TcpStore::connect(address, rank, key, &TcpOptions::default(), deadline)?)
+            }
             #[cfg(feature = "torchrun")]
             Self::Torch(address) => Arc::new(seqpar::rendezvous::TorchStore::connect(address, deadline)?),
         })
@@ -80,7 +85,7 @@ impl Place {
         match self {
             Self::Memory(_) => "memory",
             Self::File(_) => "file",
-            Self::Tcp(_) => "tcp",
+            Self::Tcp(_) | Self::Served(..) => "tcp",
             #[cfg(feature = "torchrun")]
             Self::Torch(_) => "torch",
         }
@@ -88,7 +93,7 @@ impl Place {
 
     fn words(&self) -> String {
         match self {
-            Self::Memory(_) => panic!("processes share no memory"),
+            Self::Memory(_) | Self::Served(..) => panic!("processes share no memory"),
             Self::File(folder) => format!("file {}", folder.display()),
             Self::Tcp(address) => format!("tcp {address}"),
             #[cfg(feature = "torchrun")]
@@ -343,6 +348,11 @@ impl Process {
         let (said, words) = (parts.next().unwrap().to_string(), parts.next().unwrap().to_string());
         let took = Duration::from_micros(parts.next().unwrap().parse().unwrap());
         (Outcome { said, words, took }, self)
+    }
+
+    /// Ends what the child waits for with `until_told`.
+    pub fn let_go(&mut self) {
+        drop(self.input.take());
     }
 
     pub fn kill(&mut self) {

@@ -149,6 +149,14 @@ impl<'a> Bound<'a> {
         capture(&origin, || enqueue(self, &origin))
     }
 
+    /// Rank and op of each kernel launch and copy of a run, in the order in which they are enqueued:
+    /// with what a driver sees of them, tests hold them to the plans.
+    #[doc(hidden)]
+    pub fn launches(&self) -> Vec<(usize, OpId)> {
+        let moves = |call: &&Resolved| matches!(call.call, Call::Launch { .. } | Call::Copy { .. });
+        self.calls.iter().filter(moves).filter_map(|call| Some((call.rank, call.op?))).collect()
+    }
+
     /// Nothing that the device may still use is ever freed: that would wait for it.
     pub(super) fn leave_behind(&mut self) {
         self.prepared.wedged.store(true, Ordering::Relaxed);

@@ -15,7 +15,7 @@ use crate::kernel::TensorView;
 use crate::kernel::cuda::Arch;
 use crate::plan::lower::{Gates, Lowered};
 use crate::plan::memory::Memory;
-use crate::plan::{Buffer, Checked, OpId, Plan};
+use crate::plan::{Buffer, BufferId, Checked, OpId, Plan};
 
 /// How a world runs. Nothing here changes a bit.
 #[derive(Clone, Debug, PartialEq)]
@@ -252,6 +252,14 @@ impl Prepared {
     /// The plans that are here, by rank: all of the world, or one.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
         self.ranks.iter().map(|rank| &rank.plan)
+    }
+
+    /// Device address of a rank's temporary, for tests; `None` for a bound buffer.
+    #[doc(hidden)]
+    pub fn temporary(&self, rank: usize, buffer: BufferId) -> Option<u64> {
+        let rank = self.ranks.get(rank.checked_sub(self.first_rank())?)?;
+        let offset = rank.memory.offsets.get(buffer.0 as usize).copied().flatten()?;
+        Some(rank.arena.address() + offset as u64)
     }
 
     /// Resolves the program for the addresses of inputs and outputs: one list for each of

@@ -68,6 +68,7 @@ enum CUfunction_attribute {
 };
 
 enum CUevent_flags { CU_EVENT_DISABLE_TIMING = 2 };
+enum CUevent_record_flags { CU_EVENT_RECORD_EXTERNAL = 1 };
 enum CUstream_flags { CU_STREAM_NON_BLOCKING = 1 };
 enum CUstreamCaptureMode {
   CU_STREAM_CAPTURE_MODE_GLOBAL = 0,

@@ -135,7 +135,8 @@ void Engine::run(Lock& lock, const OperationPtr& op) {
   op->clock[queue.agent] = op->sequence;
   op->end_ns = op->begin_ns + op->cost_ns;
   bool valid = true;
-  for (const Access& access : op->accesses) valid &= detector.access(*op, access, true);
+  if (options.record) ran_[op->id] = op->label;
+  for (const Access& access : op->accesses) valid &= touch(*op, access, true);
   const int error = valid ? options.occurs("run." + op->label) : kIllegalAddress;
   if (error || queue.domain->error || !op->effect) {
     finish(op, error);
@@ -173,6 +174,8 @@ void Engine::advance(Lock& lock, const OperationPtr& op) {
     }).detach();
     return;
   }
+  // Whatever changes from here on, the effect may have looked before.
+  const uint64_t seen = changes_;
   lock.unlock();
   Outcome outcome;
   {
@@ -186,7 +189,7 @@ void Engine::advance(Lock& lock, const OperationPtr& op) {
     finish(op, outcome.error);
   } else {
     op->state = State::kStalled;
-    op->stalled_at = changes_;
+    op->stalled_at = seen;
     condition_.notify_all();
   }
 }
@@ -203,7 +206,12 @@ void Engine::finish(const OperationPtr& op, int error) {
 }
 
 void Engine::observe(Lock&, Operation& op, const Access& access) {
-  if (op.generation == generation_) detector.access(op, access, false);
+  if (op.generation == generation_) touch(op, access, false);
+}
+
+bool Engine::touch(Operation& op, const Access& access, bool unwritten) {
+  if (options.record) touched_.push_back({op.id, access.address, access.bytes, static_cast<uint64_t>(access.kind)});
+  return detector.access(op, access, unwritten);
 }
 
 bool Engine::poll(Lock& lock, const OperationPtr& op) {
@@ -278,6 +286,8 @@ void Engine::reset(Lock& lock) {
   hosts_ = 0;
   for (const auto& forget : at_reset) forget();
   reports.clear();
+  touched_.clear();
+  ran_.clear();
   options.faults.clear();
   options.ranks = {};
   options.hang.clear();

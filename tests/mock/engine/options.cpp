@@ -36,6 +36,7 @@ bool Options::apply(const std::string& word) {
   if (key == "devices") return devices = static_cast<int>(number), true;
   if (key == "capability") return capability = static_cast<int>(number), true;
   if (key == "sms") return sms = static_cast<int>(number), true;
+  if (key == "record") return record = number != 0, true;
   if (key == "check") return check = number != 0, true;
   if (key == "resident") return resident = static_cast<int>(number), true;
   if (key == "share_device") return share_device = number != 0, true;

@@ -42,6 +42,7 @@ struct Options {
   int capability = 90;
   int sms = 4;
   bool check = true;  // emulated kernels for races within them
+  bool record = false;  // what each operation touches, for mock_touched
   int resident = 0;  // blocks of an emulated kernel side by side; 0: drawn from the seed
   bool host_threads = false;  // each thread of the host knows only what it has seen itself
   bool share_device = true;   // several ranks of NCCL on one device, which it refuses

@@ -2,7 +2,7 @@
 
 use super::{Call, Message, Resolver, Side};
 use crate::dtype::Dtype;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exec::cuda::prepared::Route;
 use crate::exec::cuda::program::{GroupCall, Part, Place};
 use crate::kernel::cuda::{self, Launch};
@@ -86,7 +86,7 @@ impl Resolver<'_> {
         for place in from {
             let (address, given) = self.place(*place)?;
             if given != bytes {
-                return Err(self.rank(to.rank).failed(to.op, format!("sums {bytes} bytes where {given} are given")));
+                return Err(Error::Shape(format!("sums {bytes} bytes where {given} are given")));
             }
             let sender = if let Place::Part(part) = place { part.rank } else { to.rank };
             if sender == to.rank {

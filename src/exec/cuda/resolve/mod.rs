@@ -163,7 +163,9 @@ impl<'a> Resolver<'a> {
                 Action::External(id) => self.external(at, *id)?,
                 Action::Message { from, to } => self.message(at, *from, *to)?,
                 Action::Group { op, group, calls } => self.group(at, *op, *group, calls)?,
-                Action::Sum { from, to } => self.sum(at, from, *to)?,
+                Action::Sum { from, to } => {
+                    self.sum(at, from, *to).map_err(|e| self.rank(to.rank).failed(to.op, e))?;
+                }
                 Action::Raise(flag) => {
                     let address = self.flag(step.rank, *flag);
                     self.push(at, op, Call::RaiseFlag(address));

@@ -3,17 +3,18 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::TcpOptions;
-use super::frame::{Session, read_by, write_by};
+use super::frame::Session;
 use super::handshake::{ANSWER_BYTES, Answer, GREETING_BYTES, answered, prove};
 use super::host::{SLICE, reply, request};
 use crate::error::{Error, Failure, FailureKind, Result};
 use crate::rendezvous::signed::key::Key;
 use crate::rendezvous::store::{failure, unusable};
+use crate::rendezvous::stream::{connect_by, read_by, resolve_by, write_by};
 
 /// Between two tries to reach a host that is not there yet.
 const RETRY: Duration = Duration::from_millis(20);
@@ -56,9 +57,10 @@ impl Client {
     ) -> Result<Self> {
         let begin = Instant::now();
         loop {
-            let tried = match resolve(address, deadline) {
-                Ok(address) => open(address, key, deadline.min(begin.max(Instant::now()) + HANDSHAKE))
-                    .map(|connection| (address, connection)),
+            let tried = match resolve_by(address, deadline) {
+                Ok(address) => {
+                    open(address, key, deadline.min(Instant::now() + HANDSHAKE)).map(|connection| (address, connection))
+                }
                 Err(why) => Err(Closed::Absent(why)),
             };
             let why = match tried {
@@ -188,9 +190,7 @@ fn named(error: Error, rank: usize) -> Error {
 }
 
 fn open(address: SocketAddr, key: &Key, deadline: Instant) -> std::result::Result<Connection, Closed> {
-    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    let stream = TcpStream::connect_timeout(&address, left).map_err(Closed::Absent)?;
-    stream.set_nodelay(true).map_err(Closed::Absent)?;
+    let stream = connect_by(address, deadline).map_err(Closed::Absent)?;
     let mut greeting = [0; GREETING_BYTES];
     read_by(&stream, &mut greeting, deadline).map_err(Closed::Absent)?;
     let Some((proof, nonces)) = prove(key, &greeting).map_err(Closed::Random)? else { return Err(Closed::WrongKey) };
@@ -204,23 +204,4 @@ fn open(address: SocketAddr, key: &Key, deadline: Instant) -> std::result::Resul
     }
     let session = Session::of_client(nonces.session(key).map_err(Closed::Random)?);
     Ok(Connection { stream, session })
-}
-
-/// The first address of a name. The system's look-up knows no deadline, so it gets a thread, which
-/// is left behind where it takes too long.
-fn resolve(address: &str, deadline: Instant) -> io::Result<SocketAddr> {
-    if let Ok(address) = address.parse() {
-        return Ok(address);
-    }
-    let (tell, told) = mpsc::channel();
-    let name = address.to_string();
-    std::thread::Builder::new().name("seqpar-resolve".into()).spawn(move || {
-        let _ = tell.send(name.to_socket_addrs().map(|mut all| all.next()));
-    })?;
-    match told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        Ok(Ok(Some(address))) => Ok(address),
-        Ok(Ok(None)) => Err(io::Error::new(ErrorKind::NotFound, "the name has no address")),
-        Ok(Err(why)) => Err(why),
-        Err(_) => Err(ErrorKind::TimedOut.into()),
-    }
 }

@@ -1,11 +1,12 @@
 //! Messages on a connection: length u32, payload, MAC [32] over direction, number and payload.
 
-use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::io::{ErrorKind, Result};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::rendezvous::signed::key::{Key, MAC_BYTES};
 use crate::rendezvous::store::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::rendezvous::stream::{read_by, write_by};
 
 /// Largest payload: a request with the longest key and value.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 2 + KEY_BYTES_MAX + VALUE_BYTES_MAX;
@@ -61,43 +62,5 @@ impl Session {
         }
         self.receives.frames += 1;
         Ok(frame)
-    }
-}
-
-/// Fills the buffer, by the deadline however slowly the bytes drip.
-pub(super) fn read_by(mut stream: &TcpStream, mut buffer: &mut [u8], deadline: Instant) -> Result<()> {
-    while !buffer.is_empty() {
-        stream.set_read_timeout(Some(left(deadline)?))?;
-        match stream.read(buffer) {
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(read) => buffer = buffer.get_mut(read..).unwrap_or_default(),
-            Err(why) => again(why)?,
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn write_by(mut stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> Result<()> {
-    while !bytes.is_empty() {
-        stream.set_write_timeout(Some(left(deadline)?))?;
-        match stream.write(bytes) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
-            Err(why) => again(why)?,
-        }
-    }
-    Ok(())
-}
-
-fn left(deadline: Instant) -> Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
-}
-
-/// Nothing if the call may be repeated; the caller's deadline ends that.
-fn again(why: Error) -> Result<()> {
-    match why.kind() {
-        ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(()),
-        _ => Err(why),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::frame::{Session, write_by};
+use super::frame::Session;
 use super::handshake::{Answer, Nonces, answer};
 use super::{TcpOptions, door};
 use crate::error::Result;
@@ -17,6 +17,7 @@ use crate::rendezvous::MemoryStore;
 use crate::rendezvous::signed::is_timeout;
 use crate::rendezvous::signed::key::Key;
 use crate::rendezvous::store::{Store, unusable};
+use crate::rendezvous::stream::write_by;
 
 /// Longest time that a request keeps its thread; clients that wait longer ask again.
 pub(super) const SLICE: Duration = Duration::from_secs(1);
