@@ -25,6 +25,7 @@ struct RawOptions {
     dependent: i32,
     external: Option<unsafe extern "C" fn(*mut c_void) -> i32>,
     context: *mut c_void,
+    now_ns: u64,
 }
 
 /// Counters of a launch.
@@ -43,6 +44,8 @@ pub struct Counters {
     pub shared_high: u64,
     deadlock: i32,
     reserved: i32,
+    /// What the global timer said at the end.
+    pub now_ns: u64,
 }
 
 /// When asynchronous results land.
@@ -74,6 +77,8 @@ pub struct Options {
     pub registers: usize,
     /// The launch may start before the earlier ones have ended (programmatic dependent launch).
     pub dependent: bool,
+    /// What the global timer says at the start.
+    pub now_ns: u64,
 }
 
 impl Options {
@@ -87,6 +92,7 @@ impl Options {
             resident: 1 + (seed % 3) as usize,
             registers: 0,
             dependent: false,
+            now_ns: 0,
         }
     }
 }
@@ -362,6 +368,7 @@ impl Emulated<'_> {
             dependent: i32::from(options.dependent),
             external: external.is_some().then_some(call_external),
             context: external.as_mut().map_or(std::ptr::null_mut(), |f| std::ptr::from_mut(f).cast()),
+            now_ns: options.now_ns,
         };
         let symbol = CString::new(launch.symbol.as_str()).unwrap();
         let mut counters = Counters::default();

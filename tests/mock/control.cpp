@@ -30,6 +30,7 @@ extern "C" {
 int mock_configure(const char* text) {
   Engine& engine = Engine::shared();
   Lock lock(engine.mutex);
+  engine.seen_host();
   std::istringstream words(text);
   std::string word;
   int unknown = 0;
@@ -39,8 +40,10 @@ int mock_configure(const char* text) {
       forget_dead();
     } else {
       unknown += !engine.options.apply(word);
+      if (engine.options.processes_s > 0) unknown += !engine.memory.share();
     }
   }
+  engine.changed();
   if (engine.by_threads()) engine.start_workers();
   return unknown;
 }
@@ -69,7 +72,7 @@ size_t mock_leaks(char* text, size_t bytes) {
   for (const Object* object : objects()) {
     const bool implicit = object->kind == CUfunc_st::kKind ||
                           (object->context && object == object->context->default_stream);
-    if (object->alive && !implicit) list.push_back(object->kind);
+    if (object->alive && !implicit) list.emplace_back(object->kind);
   }
   for (const auto& [address, allocation] : engine.memory.all()) {
     if (allocation.live) list.push_back(allocation.name);
@@ -104,6 +107,27 @@ uint64_t mock_order(void) {
   Engine& engine = Engine::shared();
   Lock lock(engine.mutex);
   return engine.order();
+}
+
+// For the next `count` threads: they alone act until they have left, so that a wait which none of
+// them can end is found at once. 0: nothing is known of the threads.
+void mock_hosts(int count) {
+  Engine& engine = Engine::shared();
+  Lock lock(engine.mutex);
+  engine.hosts(count);
+}
+
+void mock_host_left(void) {
+  Engine& engine = Engine::shared();
+  Lock lock(engine.mutex);
+  engine.host_left();
+}
+
+// The calling thread learns what all threads know, as when it joins them.
+void mock_handoff(void) {
+  Engine& engine = Engine::shared();
+  Lock lock(engine.mutex);
+  engine.handoff();
 }
 
 uint64_t mock_executed(void) {

@@ -7,7 +7,7 @@
 //! `kernels/`; `control.cpp` is what tests alone call.
 //!
 //! Not modelled: real time and bandwidth, priorities, programmatic dependent launch (full order),
-//! allocation nodes, child graphs, managed memory, several processes. The host's own accesses of
+//! allocation nodes, child graphs, managed memory. What another process does with lent memory. The host's own accesses of
 //! pinned memory are not seen. What the mock assumes of a driver is in `tests/cuda_mock/behaviours.rs`,
 //! which also runs on a real one.
 #![allow(dead_code, unreachable_pub)]
@@ -117,6 +117,38 @@ impl Mock {
     /// Everything anew but live objects: abandons queued work, forgets reports and faults.
     pub fn reset(&self, mode: &str, seed: u64) {
         self.configure(&format!("reset mode={mode} seed={seed}"));
+    }
+
+    /// Runs `body` for each rank on a thread of its own. Nobody else may act meanwhile: a wait that
+    /// none of them can end is a deadlock at once. What they have seen, the caller has seen then.
+    pub fn ranks<T: Send>(&self, world: usize, body: impl Fn(usize) -> T + Sync) -> Vec<T> {
+        struct Host<'a>(&'a Mock);
+        impl Drop for Host<'_> {
+            fn drop(&mut self) {
+                // SAFETY: takes nothing.
+                unsafe { self.0.function::<unsafe extern "C" fn()>("mock_host_left")() };
+            }
+        }
+        let hosts = self.function::<unsafe extern "C" fn(i32)>("mock_hosts");
+        // SAFETY: takes a number.
+        unsafe { hosts(world as i32) };
+        let results = std::thread::scope(|scope| {
+            let rank = |rank| {
+                let body = &body;
+                scope.spawn(move || {
+                    let _host = Host(self);
+                    body(rank)
+                })
+            };
+            let threads: Vec<_> = (0..world).map(rank).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        // SAFETY: take a number and nothing.
+        unsafe {
+            hosts(0);
+            self.function::<unsafe extern "C" fn()>("mock_handoff")();
+        }
+        results
     }
 
     fn lines(&self, name: &str) -> Vec<String> {

@@ -112,6 +112,9 @@ typedef struct CUgraphNode_st* CUgraphNode;
 typedef struct CUgraphExec_st* CUgraphExec;
 typedef void (*CUhostFn)(void*);
 
+struct CUipcMemHandle {
+  char reserved[64];
+};
 struct CUuuid {
   char bytes[16];
 };
