@@ -112,6 +112,9 @@ fn soak(ops: usize) {
         if run == runs / 10 {
             first = Some((resident_pages(), descriptors()));
         }
+        if run % (runs / 10).max(1) == 0 {
+            println!("{run} {}", resident_pages());
+        }
     }
     let (pages, fds) = first.unwrap();
     let (pages_now, fds_now) = (resident_pages(), descriptors());
