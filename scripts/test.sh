@@ -26,9 +26,9 @@ step "tests" cargo test --no-fail-fast
 step "without the command line" cargo clippy --quiet --no-default-features --lib -- -D warnings
 if [ "$(uname -s)" = Linux ]; then
     step "clippy of the CUDA tests" cargo clippy --quiet --features cuda --test cuda_mock --test cuda_executor -- -D warnings
-    step "clippy of the distributed half" cargo clippy --quiet --features torchrun --lib --test rendezvous -- -D warnings
+    step "clippy of the distributed half" cargo clippy --quiet --features torchrun --lib --test rendezvous --test failure -- -D warnings
     step "CUDA on a mock driver" cargo test --no-fail-fast --features cuda --test cuda_mock --test cuda_executor
-    step "distributed" cargo test --no-fail-fast --features torchrun --test rendezvous
+    step "distributed" cargo test --no-fail-fast --features torchrun --test rendezvous --test failure
     # The kernels that the tests have compiled are found again by content.
     nvcc="${NVCC:-$(scripts/cuda_wheels.sh || true)}"
     kernels=(env NVCC="$nvcc" SEQPAR_KERNEL_CACHE="$PWD/${CARGO_TARGET_DIR:-target}/tmp/nvcc")
