@@ -44,6 +44,7 @@
 
 pub mod auto;
 pub mod bench;
+pub mod capi;
 pub mod comm;
 #[cfg(feature = "cuda")]
 pub mod cuda;

@@ -6,5 +6,7 @@ pub mod flight;
 pub mod local;
 #[cfg(feature = "nccl")]
 pub mod nccl;
+#[cfg(feature = "nccl")]
+pub mod peer;
 pub mod signature;
 pub mod watchdog;

@@ -7,15 +7,17 @@
 //! `kernels/`; `control.cpp` is what tests alone call.
 //!
 //! Not modelled: real time and bandwidth, priorities, programmatic dependent launch (full order),
-//! allocation nodes, child graphs, managed memory, several processes. The host's own accesses of
+//! allocation nodes, child graphs, managed memory. What another process does with lent memory. The host's own accesses of
 //! pinned memory are not seen. What the mock assumes of a driver is in `tests/cuda_mock/behaviours.rs`,
 //! which also runs on a real one.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod build;
+pub mod layers;
 pub mod operands;
 pub mod workload;
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -23,9 +25,15 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::sys;
 
+use crate::emulation::accesses::Touched;
+
 /// In the child's environment.
 const CHILD: &str = "SEQPAR_TEST_MOCK";
-const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Of a test; nobody knows how long a whole matrix takes.
+fn deadline() -> Duration {
+    Duration::from_secs(if layers::seeds() > 1 { 12 * 3600 } else { 300 })
+}
 
 pub const MODES: [&str; 4] = ["late", "random", "eager", "threads"];
 
@@ -58,7 +66,7 @@ pub fn on_mock<F: FnOnce(&Mock)>(body: F) {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        if begin.elapsed() > DEADLINE {
+        if begin.elapsed() > deadline() {
             child.kill().unwrap();
             panic!("{test} hangs on the mock driver");
         }
@@ -66,6 +74,14 @@ pub fn on_mock<F: FnOnce(&Mock)>(body: F) {
     };
     let text = reader.join().unwrap().unwrap();
     assert!(text.contains("1 passed"), "{test} on the mock driver: {status}\n{text}");
+    print!("{text}");
+}
+
+/// An operation that ran.
+pub struct Ran {
+    /// A kernel's symbol, or what the mock calls the operation.
+    pub label: String,
+    pub touched: Touched,
 }
 
 /// The control interface of the mock in this process.
@@ -136,7 +152,7 @@ impl Mock {
     }
 
     fn lines(&self, name: &str) -> Vec<String> {
-        let mut text = vec![0; 1 << 16];
+        let mut text = vec![0; 1 << 20];
         // SAFETY: writes at most that many bytes, the last of them 0.
         unsafe { self.function::<Lines>(name)(text.as_mut_ptr(), text.len()) };
         let end = text.iter().position(|&c| c == 0).unwrap();
@@ -165,6 +181,27 @@ impl Mock {
     /// What was made and not given back.
     pub fn leaks(&self) -> Vec<String> {
         self.lines("mock_leaks")
+    }
+
+    /// What each operation touched since the last reset, by submission; needs `record=1`.
+    pub fn ran(&self) -> Vec<Ran> {
+        let f = self.function::<unsafe extern "C" fn(*mut u64, usize) -> usize>("mock_touched");
+        // SAFETY: writes nothing.
+        let count = unsafe { f(std::ptr::null_mut(), 0) };
+        let mut words = vec![0u64; 4 * count];
+        // SAFETY: writes at most that many ranges.
+        unsafe { f(words.as_mut_ptr(), count) };
+        let mut ran: BTreeMap<u64, Ran> = BTreeMap::new();
+        for line in self.lines("mock_ran") {
+            let (id, label) = line.split_once(' ').unwrap();
+            ran.insert(id.parse().unwrap(), Ran { label: label.to_string(), touched: Touched::default() });
+        }
+        for range in words.chunks(4) {
+            if let Some(of) = ran.get_mut(&range[0]) {
+                of.touched.add(range[1], range[2], range[3] as u32);
+            }
+        }
+        ran.into_values().collect()
     }
 
     /// A hash of the order in which operations ran.

@@ -7,12 +7,12 @@ use crate::cuda::{
 use crate::error::{Error, Result};
 use crate::kernel::cuda::{Arch, Device, Launch, Swizzle, fatbins};
 
-/// The kernels of one context: modules loaded, functions looked up once.
-#[derive(Debug)]
+/// The kernels of one context: modules loaded, functions looked up once. Clones share both.
+#[derive(Clone, Debug)]
 pub struct Kernels {
     modules: Vec<Arc<Module>>,
     /// With the dynamic shared memory that each allows.
-    functions: Mutex<HashMap<String, (Function, u32)>>,
+    functions: Arc<Mutex<HashMap<String, (Function, u32)>>>,
     device: Device,
 }
 
@@ -37,7 +37,12 @@ impl Kernels {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { modules, functions: Mutex::default(), device })
+        Ok(Self { modules, functions: Arc::default(), device })
+    }
+
+    /// True if no image had code for the device.
+    pub fn is_empty(&self) -> bool {
+        self.modules.is_empty()
     }
 
     /// Loads the kernels of this build into the current context.

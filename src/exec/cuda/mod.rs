@@ -16,6 +16,7 @@ mod bound;
 mod enqueue;
 mod finish;
 mod kernels;
+mod link;
 mod memory;
 mod prepared;
 pub mod program;
@@ -26,15 +27,16 @@ mod resolve;
 mod tensors;
 mod transport;
 
+pub use crate::comm::local::Link;
 pub use agreement::Agreement;
 pub use bound::Bound;
 pub use kernels::Kernels;
-pub use prepared::{CudaOptions, External, ExternalCall, Prepared, prepare, prepare_rank};
+pub use prepared::{CudaOptions, External, ExternalCall, Prepared, Route, prepare, prepare_rank};
 #[doc(hidden)]
 pub use prepared::{prepare_lowered, prepare_rank_lowered};
 #[cfg(feature = "nccl")]
 pub use rank_threads::RankThreads;
-pub use tensors::run_tensors;
+pub use tensors::{Outputs, gathered, run_local, run_tensors};
 pub use transport::Transport;
 #[cfg(feature = "nccl")]
-pub use transport::{Agreed, Nccl};
+pub use transport::{Agreed, Joined, Nccl};

@@ -7,6 +7,7 @@ use super::bound::Bound;
 use super::kernels::Kernels;
 use super::program::{self, Program};
 use super::transport::Transport;
+use crate::comm::local::Link;
 use crate::cuda::{Context, DeviceMemory, Event, Priority, Stream};
 use crate::error::{Error, Result};
 use crate::exec::placed::check_placement;
@@ -14,7 +15,7 @@ use crate::kernel::TensorView;
 use crate::kernel::cuda::Arch;
 use crate::plan::lower::{Gates, Lowered};
 use crate::plan::memory::Memory;
-use crate::plan::{Buffer, Checked, OpId, Plan};
+use crate::plan::{Buffer, BufferId, Checked, OpId, Plan};
 
 /// How a world runs. Nothing here changes a bit.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,8 +32,27 @@ pub struct CudaOptions {
     pub poison: bool,
     /// SMs that a kernel may fill; `None`: all. With gates as flags, leave some to the others.
     pub sms: Option<u32>,
+    /// By loopback: messages between ranks take that time, by the device's clock; `None`: as long as
+    /// their copies. The model is that of the host executor: a message takes the sender's port and
+    /// the receiver's, and arrives a latency later; but it takes them in the order in which messages
+    /// become ready, not when it could start. What one op receives follows each other. Two launches
+    /// of one thread a message: a kernel that fills every SM delays them.
+    pub link: Option<Link>,
+    /// By loopback: how messages between ranks travel.
+    pub route: Route,
     /// Longest time of a run, and of a wait inside a kernel.
     pub deadline: Duration,
+}
+
+/// How a message between two ranks of one device travels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Route {
+    /// As one copy within the device.
+    #[default]
+    Device,
+    /// Through pinned host memory, out by one copy engine and in by another: a real link.
+    Pinned,
 }
 
 impl Default for CudaOptions {
@@ -43,6 +63,8 @@ impl Default for CudaOptions {
             timed: false,
             poison: cfg!(debug_assertions),
             sms: None,
+            link: None,
+            route: Route::Device,
             deadline: Duration::from_secs(60),
         }
     }
@@ -230,6 +252,14 @@ impl Prepared {
     /// The plans that are here, by rank: all of the world, or one.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
         self.ranks.iter().map(|rank| &rank.plan)
+    }
+
+    /// Device address of a rank's temporary, for tests; `None` for a bound buffer.
+    #[doc(hidden)]
+    pub fn temporary(&self, rank: usize, buffer: BufferId) -> Option<u64> {
+        let rank = self.ranks.get(rank.checked_sub(self.first_rank())?)?;
+        let offset = rank.memory.offsets.get(buffer.0 as usize).copied().flatten()?;
+        Some(rank.arena.address() + offset as u64)
     }
 
     /// Resolves the program for the addresses of inputs and outputs: one list for each of

@@ -28,10 +28,13 @@ pub fn run_tensors(
 }
 
 /// The outputs of the ranks that are here, by rank and buffer.
-pub(super) type Outputs = Vec<Vec<Option<Vec<u8>>>>;
+pub type Outputs = Vec<Vec<Option<Vec<u8>>>>;
 
 /// As [`run_tensors`], without the other ranks' parts.
-pub(super) fn run_local(
+///
+/// # Errors
+/// As [`run_tensors`].
+pub fn run_local(
     prepared: &Prepared,
     inputs: &BTreeMap<String, HostTensor>,
     times: usize,
@@ -61,8 +64,11 @@ pub(super) fn check_names(buffers: &[Vec<Buffer>], inputs: &BTreeMap<String, Hos
     }
 }
 
-/// The global outputs of a world.
-pub(super) fn gathered(buffers: &[Vec<Buffer>], outputs: &Outputs) -> Result<BTreeMap<String, HostTensor>> {
+/// The global outputs of a world, from those of all its ranks, in order.
+///
+/// # Errors
+/// Outputs that are not there.
+pub fn gathered(buffers: &[Vec<Buffer>], outputs: &Outputs) -> Result<BTreeMap<String, HostTensor>> {
     gather(buffers, |rank, id| outputs.get(rank)?.get(id)?.as_deref())
 }
 

@@ -65,7 +65,5 @@ ncclResult_t ensure_ready(NcclCall& call, ncclComm_t comm, bool even_revoked = f
 ncclResult_t begin(NcclCall& call, ncclComm_t comm, Pending pending);
 // Polls that a non-blocking call answers with ncclInProgress.
 int polls(NcclCall& call);
-// Whether the rank's queued operations have ended.
-bool is_quiet(NcclCall& call, ncclComm_t comm);
 
 }  // namespace mock
