@@ -31,7 +31,7 @@ pub use presence::{Life, Presence};
 pub use watch::{Abort, Probe, Watch};
 
 use crate::error::{Error, Failure, FailureKind, Result};
-use crate::rendezvous::Store;
+use crate::rendezvous::{KEY_BYTES_MAX, Store};
 use message::Cause;
 use peers::Peer;
 use watch::{Comm, Poison};
@@ -73,6 +73,9 @@ impl Default for Options {
     }
 }
 
+/// Leaves room for the rest of a key.
+const PREFIX_BYTES_MAX: usize = KEY_BYTES_MAX - 30;
+
 /// Watches the communicators of one rank, which are one family.
 pub struct Watchdog {
     shared: Arc<Shared>,
@@ -99,6 +102,10 @@ impl Watchdog {
         }
         if options.period.is_zero() || options.deadline.is_zero() {
             return Err(Error::Unsupported("a watchdog without a period or deadline: make both longer than 0".into()));
+        }
+        if options.prefix.len() > PREFIX_BYTES_MAX || !options.prefix.bytes().all(|b| b.is_ascii_graphic()) {
+            let why = format!("is not at most {PREFIX_BYTES_MAX} ASCII letters without spaces");
+            return Err(Error::Unsupported(format!("a watchdog's prefix {:?} {why}", options.prefix)));
         }
         let shared = Arc::new(Shared {
             rank,
