@@ -1,6 +1,6 @@
 //! With feature `kernels`: compiles `csrc/kernels` with nvcc, one fatbin a family, holds the result
 //! to the gates of `build/ptxas.rs`, and lists the fatbins for `src/kernel/cuda/fatbins.rs`.
-//! Without it: nothing.
+//! Without it: only the name of the C library.
 
 #[allow(dead_code, unreachable_pub)]
 #[path = "build/nvcc.rs"]
@@ -18,6 +18,10 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    // Whoever links libseqpar.so finds it again by that name.
+    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
+        println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libseqpar.so");
+    }
     if var_os("CARGO_FEATURE_KERNELS").is_none() {
         return;
     }

@@ -44,6 +44,7 @@
 
 pub mod auto;
 pub mod bench;
+pub mod capi;
 pub mod comm;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -51,6 +52,8 @@ pub mod dit;
 pub mod dtype;
 pub mod error;
 pub mod exec;
+#[cfg(feature = "nccl")]
+mod ffi;
 pub mod json;
 pub mod kernel;
 pub mod machine;

@@ -1,6 +1,6 @@
 //! One kernel on one rank.
 
-use super::samples::Samples;
+use super::samples::{Samples, series};
 use super::world::World;
 use crate::error::{Error, Result};
 use crate::exec::host::HostOptions;
@@ -17,7 +17,8 @@ pub struct Measured {
     pub cost: Cost,
 }
 
-/// Measures `iterations` runs of `kernel` on `threads` threads, after one to warm up.
+/// Measures at least `iterations` runs of `kernel` on `threads` threads, in series each set up
+/// anew ([`Samples::spread`]).
 ///
 /// # Errors
 /// A kernel that this executor refuses.
@@ -42,14 +43,9 @@ pub fn kernel(kernel: &Kernel, threads: usize, iterations: usize) -> Result<Meas
         operands.push(vec![view]);
     }
     b.kernel(stream, kernel.name(), kernel.clone(), &operands);
-    let mut world = World::new(vec![b.finish()], options(threads))?;
-    let mut times = Vec::new();
-    for iteration in 0..=iterations {
-        let report = world.run()?;
-        if iteration > 0 {
-            times.push(compute_s(&report)?);
-        }
-    }
+    let plan = b.finish();
+    let begin = || World::new(vec![plan.clone()], options(threads));
+    let times = series(iterations, begin, |world| compute_s(&world.run()?))?;
     Ok(Measured { time: Samples::of(&times), cost: kernel.cost() })
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::alone::NOTHING;
-use super::samples::Samples;
+use super::samples::{Samples, series};
 use crate::error::Result;
 use crate::exec::Report;
 use crate::exec::host::{Bindings, HostOptions, HostTensor, Prepared, prepare};
@@ -18,17 +18,17 @@ pub struct Timed {
     pub report: Report,
 }
 
-/// Measures `iterations` runs of `plans`, after one to warm up.
+/// Measures at least `iterations` runs of `plans`, in series each set up anew ([`Samples::spread`]).
 ///
 /// # Errors
 /// Plans that break the law, a run that fails.
 pub fn timed(plans: Vec<Plan>, options: HostOptions, iterations: usize) -> Result<Timed> {
-    let mut world = World::new(plans, options)?;
-    let (mut times, mut report) = (Vec::new(), world.run()?);
-    for _ in 0..iterations {
+    let mut report = Report::default();
+    let begin = || World::new(plans.clone(), options.clone());
+    let times = series(iterations, begin, |world| {
         report = world.run()?;
-        times.push(seconds(&report));
-    }
+        Ok(seconds(&report))
+    })?;
     Ok(Timed { time: Samples::of(&times), report })
 }
 

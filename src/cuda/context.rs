@@ -65,6 +65,25 @@ impl Context {
         Ok(Some(Self { raw, device, retained: false }))
     }
 
+    /// The same context, borrowed: it must not outlive this one.
+    pub fn borrowed(&self) -> Self {
+        Self { raw: self.raw, device: self.device, retained: false }
+    }
+
+    /// Whether both are the driver's one context.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.raw == other.raw
+    }
+
+    /// The ordinal of its device.
+    pub fn device(&self) -> i32 {
+        self.device
+    }
+
+    pub(super) fn raw(&self) -> sys::CUcontext {
+        self.raw
+    }
+
     /// Makes it current on this thread.
     ///
     /// # Errors

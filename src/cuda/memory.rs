@@ -37,6 +37,11 @@ impl DeviceMemory {
         self.bytes
     }
 
+    /// Gives it up: it is never freed, since that would wait for work that never ends.
+    pub fn leave(&mut self) {
+        (self.address, self.bytes) = (0, 0);
+    }
+
     /// Copies from the host to the bytes from `offset` on, behind all earlier work of `stream`;
     /// returns when done.
     ///
@@ -92,6 +97,9 @@ impl DeviceMemory {
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
+        if self.address == 0 {
+            return;
+        }
         // SAFETY: made by `new`, freed once; the driver waits for the work that uses it.
         log_failure(unsafe { sys::cuMemFree_v2(self.address) }, "cuMemFree");
     }
@@ -102,6 +110,7 @@ impl Drop for DeviceMemory {
 pub struct PinnedMemory {
     data: *mut u8,
     bytes: usize,
+    left: bool,
 }
 
 // SAFETY: plain memory, owned.
@@ -119,12 +128,27 @@ impl PinnedMemory {
         check(result, "cuMemHostAlloc")?;
         // SAFETY: the allocation has that many bytes.
         unsafe { std::ptr::write_bytes(data.cast::<u8>(), 0, bytes) };
-        Ok(Self { data: data.cast(), bytes })
+        Ok(Self { data: data.cast(), bytes, left: false })
     }
 
     /// Its address, on the device as on the host.
     pub fn address(&self) -> u64 {
         self.data as u64
+    }
+
+    /// One of its 32-bit words, which device work may be writing; 0 beyond the end.
+    pub fn word(&self, index: usize) -> u32 {
+        if self.bytes / 4 <= index {
+            return 0;
+        }
+        // SAFETY: the word lies in the allocation, which is aligned to a page.
+        unsafe { self.data.cast::<u32>().add(index).read_volatile() }
+    }
+
+    /// Gives it up: it is never freed, since that would wait for work that never ends.
+    pub fn leave(&mut self) {
+        (self.data, self.bytes) = (std::ptr::dangling_mut(), 0);
+        self.left = true;
     }
 
     /// Its bytes, while no device work writes them.
@@ -142,6 +166,9 @@ impl PinnedMemory {
 
 impl Drop for PinnedMemory {
     fn drop(&mut self) {
+        if self.left {
+            return;
+        }
         // SAFETY: made by `new`, freed once.
         log_failure(unsafe { sys::cuMemFreeHost(self.data.cast()) }, "cuMemFreeHost");
     }
@@ -160,4 +187,28 @@ pub unsafe fn copy_device_to_device(to: u64, from: u64, bytes: usize, stream: &S
     }
     // SAFETY: the caller's promise.
     check(unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, stream.raw()) }, "cuMemcpyDtoD")
+}
+
+/// Copies from the device to pinned host memory, in stream order.
+///
+/// # Errors
+/// What the driver says.
+///
+/// # Safety
+/// As for [`copy_device_to_device`]; `to` lies in a [`PinnedMemory`].
+pub(super) unsafe fn copy_device_to_host(to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<()> {
+    // SAFETY: the caller's promise.
+    check(unsafe { sys::cuMemcpyDtoHAsync_v2(to as usize as *mut c_void, from, bytes, stream.raw()) }, "cuMemcpyDtoH")
+}
+
+/// Copies from pinned host memory to the device, in stream order.
+///
+/// # Errors
+/// What the driver says.
+///
+/// # Safety
+/// As for [`copy_device_to_device`]; `from` lies in a [`PinnedMemory`].
+pub(super) unsafe fn copy_host_to_device(to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<()> {
+    // SAFETY: the caller's promise.
+    check(unsafe { sys::cuMemcpyHtoDAsync_v2(to, from as usize as *const c_void, bytes, stream.raw()) }, "cuMemcpyHtoD")
 }

@@ -53,6 +53,11 @@ impl Stream {
         Self { raw: handle as usize as sys::CUstream, owned: false }
     }
 
+    /// Its handle, as [`Stream::borrowed`] takes it.
+    pub fn handle(&self) -> u64 {
+        self.raw as usize as u64
+    }
+
     pub(super) fn raw(&self) -> sys::CUstream {
         self.raw
     }

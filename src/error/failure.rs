@@ -89,6 +89,11 @@ pub enum FailureKind {
         /// What does not return.
         what: String,
     },
+    /// What the culprit sent is not what arrived.
+    Corrupt {
+        /// Length of the message.
+        bytes: usize,
+    },
     /// A library said so.
     Library {
         /// The function.
@@ -122,6 +127,9 @@ impl fmt::Display for FailureKind {
             Self::Poisoned { first_cause } => write!(f, "unusable since an earlier failure: {first_cause}"),
             Self::Store { why } => write!(f, "the store of the ranks: {why}"),
             Self::Unrecoverable { what } => write!(f, "{what} does not return; end this process"),
+            Self::Corrupt { bytes } => {
+                write!(f, "a message of {bytes} bytes arrived otherwise than it was sent; look at the link")
+            }
             Self::Library { call, code, why } => write!(f, "{call} failed with {code}, {why}"),
         }
     }

@@ -7,6 +7,7 @@ pub mod collective;
 pub mod cuda;
 pub mod host;
 mod placed;
+pub mod record;
 mod report;
 pub mod sim;
 mod tensor;

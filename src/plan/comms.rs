@@ -39,26 +39,34 @@ fn transfers(plan: &Plan, id: OpId, comm: &Comm, members: &HashSet<u32>) -> Resu
     }
     for (index, (transfer, access)) in comm.transfers.iter().zip(accesses).enumerate() {
         let buffer = plan.buffer(access.buffer);
-        let name = named(plan, access);
+        let name = || named(plan, access);
         let mode = if transfer.direction == Direction::Send { Mode::Read } else { Mode::Write };
         if access.mode != mode || access.operand as usize != index {
-            return Err(at(plan, id, format!("{name}: transfer {index} sends what it reads or fills what it writes")));
+            return Err(at(
+                plan,
+                id,
+                format!("{}: transfer {index} sends what it reads or fills what it writes", name()),
+            ));
         }
         if access.region.is_empty() {
-            return Err(at(plan, id, format!("{name}: transfer {index} is empty; leave it out on both sides")));
+            return Err(at(plan, id, format!("{}: transfer {index} is empty; leave it out on both sides", name())));
         }
         if !access.region.is_contiguous(buffer.dims) {
-            let why = format!("{name} is not one run of memory: pack it first, or send its runs one by one");
+            let why = format!("{} is not one run of memory: pack it first, or send its runs one by one", name());
             return Err(at(plan, id, why));
         }
         if buffer.dtype != comm.dtype {
-            return Err(at(plan, id, format!("{name} is {}, the communication is in {}", buffer.dtype, comm.dtype)));
+            return Err(at(
+                plan,
+                id,
+                format!("{} is {}, the communication is in {}", name(), buffer.dtype, comm.dtype),
+            ));
         }
         if !members.contains(&transfer.peer) {
-            return Err(at(plan, id, format!("{name}: rank {} is not in the group", transfer.peer)));
+            return Err(at(plan, id, format!("{}: rank {} is not in the group", name(), transfer.peer)));
         }
         if transfer.peer == plan.rank && !comm.kind.reduces() {
-            return Err(at(plan, id, format!("{name} is sent to oneself: use a copy, or the slot in place")));
+            return Err(at(plan, id, format!("{} is sent to oneself: use a copy, or the slot in place", name())));
         }
     }
     Ok(())
@@ -66,15 +74,17 @@ fn transfers(plan: &Plan, id: OpId, comm: &Comm, members: &HashSet<u32>) -> Resu
 
 /// What each kind of collective looks like from one rank.
 fn shape(plan: &Plan, id: OpId, comm: &Comm) -> Result<()> {
+    if matches!(comm.kind, CommKind::SendRecv | CommKind::AllToAll) {
+        return Ok(());
+    }
     let group = plan.groups[comm.group as usize].len();
     let slots = Slots::of(plan, id, comm);
     let refuse = |why: &str| Err(at(plan, id, format!("{}: {why}", comm.kind.name())));
     match comm.kind {
-        CommKind::SendRecv | CommKind::AllToAll => Ok(()),
         CommKind::AllGather if !slots.to_all_alike(group - 1) => {
             refuse("every other rank is sent the same regions, in the same order, or none is sent any")
         }
-        CommKind::AllGather => Ok(()),
+        CommKind::SendRecv | CommKind::AllToAll | CommKind::AllGather => Ok(()),
         CommKind::Broadcast if !slots.sent.is_empty() && !slots.received.is_empty() => {
             refuse("the root only sends, every other rank only receives")
         }

@@ -30,29 +30,31 @@ pub struct Memory {
 
 /// Places the temporaries of `plan`, whose ops are ordered by `order`.
 pub fn place(plan: &Plan, order: &HappensBefore) -> Memory {
-    let lives = lives(plan, order);
+    let lives = Lives::of(plan, order);
     let size = |id: usize| plan.buffers[id].bytes().next_multiple_of(ALIGNMENT_BYTES);
     let is_temp = |id: &usize| plan.buffers[*id].role == Role::Temp;
     let mut by_size: Vec<usize> = (0..plan.buffers.len()).filter(is_temp).collect();
     by_size.sort_by_key(|&id| (std::cmp::Reverse(size(id)), id));
 
     let mut offsets = vec![None; plan.buffers.len()];
-    let mut placed: Vec<(usize, usize)> = Vec::new();
+    // Offset, end and buffer.
+    let mut placed: Vec<(usize, usize, usize)> = Vec::new();
     let mut arena_bytes = 0;
     for id in by_size {
         // `placed` is sorted by offset: the first gap between those that are in the way.
         let mut offset = 0;
         if size(id) > 0 {
-            for &(at, other) in &placed {
-                if at >= offset + size(id) {
+            let bytes = size(id);
+            for &(at, end, other) in &placed {
+                if at >= offset + bytes {
                     break;
                 }
-                if !lives[id].before(&lives[other]) && !lives[other].before(&lives[id]) {
-                    offset = offset.max(at + size(other));
+                if end > offset && !lives.before(id, other) && !lives.before(other, id) {
+                    offset = end;
                 }
             }
-            let rank = placed.partition_point(|&(at, _)| at <= offset);
-            placed.insert(rank, (offset, id));
+            let rank = placed.partition_point(|&(at, ..)| at <= offset);
+            placed.insert(rank, (offset, offset + bytes, id));
         }
         offsets[id] = Some(offset);
         arena_bytes = arena_bytes.max(offset + size(id));
@@ -122,33 +124,37 @@ pub fn check_memory(plan: &Plan, order: &HappensBefore, memory: &Memory) -> Resu
     Ok(())
 }
 
-/// When a buffer is in use: the last op on every stream that touches it, and what has ended
-/// before every op that touches it.
-struct Life {
+/// When each buffer is in use, `streams` figures a buffer: the last op on every stream that touches
+/// it, and what has ended before every op that touches it.
+struct Lives {
+    streams: usize,
     last: Vec<u32>,
     ended: Vec<u32>,
 }
 
-impl Life {
-    fn before(&self, other: &Life) -> bool {
-        self.last.iter().zip(&other.ended).all(|(last, ended)| last <= ended)
-    }
-}
-
-fn lives(plan: &Plan, order: &HappensBefore) -> Vec<Life> {
-    let streams = plan.streams.len();
-    let unused = || Life { last: vec![0; streams], ended: vec![u32::MAX; streams] };
-    let mut lives: Vec<Life> = plan.buffers.iter().map(|_| unused()).collect();
-    for id in plan.op_ids() {
-        let (stream, position) = order.place(id);
-        let clock = order.start_clock(id);
-        for access in plan.accesses(id) {
-            let life = &mut lives[access.buffer.0 as usize];
-            life.last[stream] = position + 1;
-            life.ended.iter_mut().zip(clock).for_each(|(ended, now)| *ended = (*ended).min(*now));
+impl Lives {
+    fn of(plan: &Plan, order: &HappensBefore) -> Self {
+        let streams = plan.streams.len();
+        let figures = streams * plan.buffers.len();
+        let mut lives = Self { streams, last: vec![0; figures], ended: vec![u32::MAX; figures] };
+        for id in plan.op_ids() {
+            let (stream, position) = order.place(id);
+            let clock = order.start_clock(id);
+            for access in plan.accesses(id) {
+                let first = access.buffer.0 as usize * streams;
+                lives.last[first + stream] = position + 1;
+                let ended = &mut lives.ended[first..first + streams];
+                ended.iter_mut().zip(clock).for_each(|(ended, now)| *ended = (*ended).min(*now));
+            }
         }
+        lives
     }
-    lives
+
+    fn before(&self, early: usize, late: usize) -> bool {
+        let last = &self.last[early * self.streams..][..self.streams];
+        let ended = &self.ended[late * self.streams..][..self.streams];
+        last.iter().zip(ended).all(|(last, ended)| last <= ended)
+    }
 }
 
 /// The ops that touch each buffer, in plan order.

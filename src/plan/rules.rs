@@ -133,16 +133,18 @@ pub(super) fn coverage(plan: &Plan) -> Result<()> {
 
 /// A part of `region` that no box of `written` holds.
 pub(super) fn hole(written: Option<&Boxes<()>>, region: Region) -> Option<Region> {
-    let mut rest = vec![region];
-    if let Some(written) = written {
-        let mut next = Vec::new();
-        for (done, _) in written.overlapping(region) {
-            rest.iter().for_each(|part| part.subtract_into(done, &mut next));
-            std::mem::swap(&mut rest, &mut next);
-            next.clear();
-            if rest.is_empty() {
-                break;
-            }
+    let Some(written) = written else { return Some(region).filter(|region| !region.is_empty()) };
+    // Most reads lie inside one write.
+    if written.overlapping(region).any(|(done, _)| done.contains(&region)) {
+        return None;
+    }
+    let (mut rest, mut next) = (vec![region], Vec::new());
+    for (done, _) in written.overlapping(region) {
+        rest.iter().for_each(|part| part.subtract_into(done, &mut next));
+        std::mem::swap(&mut rest, &mut next);
+        next.clear();
+        if rest.is_empty() {
+            break;
         }
     }
     rest.into_iter().find(|part| !part.is_empty())
@@ -162,8 +164,10 @@ pub(super) fn aliasing(plan: &Plan) -> Result<()> {
             continue;
         }
         sorted.sort_by_key(|(start, _, access)| (access.buffer, *start));
-        let operands = plan.kernel(id).map(|kernel| kernel.operands()).unwrap_or_default();
-        let is_residual = |a: &Access| operands.get(a.operand as usize).is_some_and(|o| o.name == "residual");
+        let is_residual = |a: &Access| {
+            let operands = plan.kernel(id).map(|kernel| kernel.operands()).unwrap_or_default();
+            operands.get(a.operand as usize).is_some_and(|o| o.name == "residual")
+        };
         for (i, (_, end, a)) in sorted.iter().enumerate() {
             let near = sorted[i + 1..].iter().take_while(|(start, _, b)| b.buffer == a.buffer && start < end);
             for (_, _, b) in near.filter(|(_, _, b)| a.region.overlaps(&b.region)) {

@@ -28,6 +28,8 @@ const TABLE: &[(&str, Program, &str)] = &[
     ("a pageable source changed after the call", pageable_source, "1"),
     ("a pinned source changed before the copy runs", pinned_source, "2"),
     ("a copy to pageable memory, at the return", pageable_target, "1"),
+    ("a handle of the middle of an allocation, of its own process", own_handle, "INVALID_VALUE INVALID_CONTEXT"),
+    ("an allocation by an address in it, by one beside it", ranges, "10 SUCCESS NOT_FOUND"),
     ("a flag at an odd address", odd_flag, "INVALID_VALUE"),
     ("capture: of the default stream", capture_default, "STREAM_CAPTURE_UNSUPPORTED"),
     ("capture: synchronise, then end", capture_sync, "STREAM_CAPTURE_UNSUPPORTED STREAM_CAPTURE_INVALIDATED"),
@@ -38,6 +40,7 @@ const TABLE: &[(&str, Program, &str)] = &[
     ("capture: allocation by this thread", capture_allocates, "STREAM_CAPTURE_UNSUPPORTED"),
     ("capture of a thread: allocation by another", capture_other_thread, "SUCCESS"),
     ("a captured fill, replayed twice", replay, "0 then 5 5"),
+    ("a record for the outside: eager, captured, time", record_in_graph, "INVALID_VALUE SUCCESS SUCCESS"),
     ("tensor maps: good, odd address, wide box", tensor_maps, "SUCCESS INVALID_VALUE INVALID_VALUE"),
 ];
 
@@ -326,6 +329,27 @@ fn pageable_target() -> String {
     }
 }
 
+fn own_handle() -> String {
+    let (s, mut handle, mut address) = (Setup::new(), CUipcMemHandle { reserved: [0; 64] }, 0);
+    // SAFETY: writes one handle, one address.
+    unsafe {
+        let middle = cuIpcGetMemHandle(&mut handle, s.memory + 16);
+        ok(cuIpcGetMemHandle(&mut handle, s.memory));
+        texts([middle, cuIpcOpenMemHandle_v2(&mut address, handle, 1)])
+    }
+}
+
+fn ranges() -> String {
+    let (s, mut base, mut bytes) = (Setup::new(), 0, 0);
+    // SAFETY: writes an address and a length.
+    unsafe {
+        let inside = cuMemGetAddressRange_v2(&mut base, &mut bytes, s.memory + 16);
+        let at = s.memory + 16 - base;
+        texts([inside, cuMemGetAddressRange_v2(&mut base, &mut bytes, 64)])
+            .replace("SUCCESS", &format!("{at:x} SUCCESS"))
+    }
+}
+
 fn odd_flag() -> String {
     let s = Setup::new();
     // SAFETY: within the memory.
@@ -437,6 +461,24 @@ fn replay() -> String {
             s.read(0)
         });
         format!("{before} then {} {}", after[0], after[1])
+    }
+}
+
+fn record_in_graph() -> String {
+    let (s, begin, end, mut ms) = (Setup::new(), event(0), event(0), 0.0);
+    let (mut graph, mut instance) = (null_mut(), null_mut());
+    // SAFETY: the handles and the memory outlive the graph's work; write one value each.
+    unsafe {
+        let eager = cuEventRecordWithFlags(end, s.streams[0], 1);
+        ok(cuEventRecord(begin, s.streams[0]));
+        s.capture(THREAD);
+        ok(cuMemsetD32Async(s.memory, 5, 1, s.streams[0]));
+        let captured = cuEventRecordWithFlags(end, s.streams[0], 1);
+        ok(cuStreamEndCapture(s.streams[0], &mut graph));
+        ok(cuGraphInstantiateWithFlags(&mut instance, graph, 0));
+        ok(cuGraphLaunch(instance, s.streams[0]));
+        ok(cuStreamSynchronize(s.streams[0]));
+        texts([eager, captured, cuEventElapsedTime_v2(&mut ms, begin, end)])
     }
 }
 

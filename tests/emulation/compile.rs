@@ -78,15 +78,24 @@ fn compile_one(job: &Job) -> Result<(), String> {
 
 /// Links the objects into `directory/<hash of them>/name`.
 pub fn link(jobs: &[Job], directory: &Path, name: &str, flags: &[&str]) -> Result<PathBuf, String> {
+    link_into(&folder(jobs, directory, flags), jobs, name, flags)
+}
+
+/// `directory/<hash of objects and flags>`.
+pub fn folder(jobs: &[Job], directory: &Path, flags: &[&str]) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     flags.hash(&mut hasher);
     jobs.iter().for_each(|job| job.object.hash(&mut hasher));
-    let folder = directory.join(format!("{:016x}", hasher.finish()));
+    directory.join(format!("{:016x}", hasher.finish()))
+}
+
+/// Links the objects into `folder/name`, unless it is there.
+pub fn link_into(folder: &Path, jobs: &[Job], name: &str, flags: &[&str]) -> Result<PathBuf, String> {
     let library = folder.join(name);
     if library.exists() {
         return Ok(library);
     }
-    fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
+    fs::create_dir_all(folder).map_err(|e| e.to_string())?;
     let partial = temporary(&library);
     let output = Command::new(compiler())
         .args(["-shared", "-Wl,--no-undefined", "-o"])

@@ -1,6 +1,6 @@
 //! `seqpar plan`: what every rank would do, without doing it.
 
-use seqpar::plan;
+use seqpar::auto;
 use seqpar::shard::Shard;
 use seqpar::strategy::{self, AttentionProblem, LayerProblem, Options};
 
@@ -25,8 +25,9 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
         choice::layer(&problem, &args.spread, machine)
     })
     .map_err(from_flags)?;
-    let plans = strategy::layer(&problem, strategy, &mesh, &Options::default()).map_err(usage)?;
-    let checked = plan::check_world(plans).map_err(usage)?;
+    let options = Options::default();
+    let build = |rank| strategy::layer_rank(&problem, strategy, &mesh, &options, rank);
+    let checked = auto::lawful(ranks, build).map_err(usage)?;
     if args.json {
         return output::print(&dump::json(&checked, args.rank));
     }

@@ -6,29 +6,21 @@
 //!   "host":    { "cpu", "instruction_set", "cores" },
 //!   "roof":    { "threads", "flops_per_s", "bytes_per_s", "cached_bytes_per_s" },
 //!   "rows":    [ { "bench", ..., "time_us": { "count", "min", "p50", "p95", "spread" } } ],
-//!   "reports": [ { "name", "kind": "measured" or "simulated", "strategy", "ranks", "wall_ns",
-//!                  "streams": [["compute", "comm"], ...], "bytes_sent": [...], "peak_bytes": [...],
-//!                  "ops": ["label", ...], "kinds": ["compute", ...],
-//!                  "spans": [[rank, stream, op, kind, piece or null, begin_ns, end_ns, bytes, flops], ...] } ] }
+//!   "reports": [ as in `seqpar::exec::record` ] }
 //! ```
 //!
-//! Every key but `record` may be missing. `op` and `kind` are indices into their lists. A reader
-//! ignores keys that it does not know. Proof: `tests/report.rs`.
+//! Every key but `record` may be missing. A reader ignores keys that it does not know. Proof:
+//! `tests/report.rs`.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use seqpar::bench::{Roof, Samples};
+use seqpar::exec::record::{self, SPAN_KINDS, VERSION};
 use seqpar::exec::{Report, Span, SpanKind};
 use serde_json::{Map, Value, json};
 
 use crate::fault::{Fault, Result};
-
-/// Version of the form.
-const VERSION: u64 = 1;
-
-const KINDS: [SpanKind; 5] = [SpanKind::Compute, SpanKind::Comm, SpanKind::Copy, SpanKind::External, SpanKind::Mark];
 
 /// A report and what it is of.
 #[derive(Clone, Debug)]
@@ -52,8 +44,8 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Measured => "measured",
-            Self::Simulated => "simulated",
+            Self::Measured => record::MEASURED,
+            Self::Simulated => record::SIMULATED,
         }
     }
 }
@@ -102,33 +94,8 @@ pub(crate) fn samples(samples: &Samples) -> Value {
 
 /// One report as JSON.
 pub(crate) fn report(named: &Named) -> Value {
-    let report = &named.report;
-    let mut ops: Vec<&str> = Vec::new();
-    let mut index: HashMap<&str, usize> = HashMap::new();
-    let mut spans = Vec::with_capacity(report.spans.len());
-    for span in &report.spans {
-        let op = *index.entry(&span.op).or_insert_with(|| {
-            ops.push(&span.op);
-            ops.len() - 1
-        });
-        let kind = KINDS.iter().position(|kind| *kind == span.kind).unwrap_or(KINDS.len() - 1);
-        let flops = if span.flops.is_finite() { span.flops } else { 0.0 };
-        let times = (span.begin_ns, span.end_ns);
-        spans.push(json!([span.rank, span.stream, op, kind, span.piece, times.0, times.1, span.bytes, flops]));
-    }
-    json!({
-        "name": named.name,
-        "kind": named.kind.name(),
-        "strategy": named.strategy,
-        "ranks": report.streams.len(),
-        "wall_ns": report.wall_ns,
-        "streams": report.streams,
-        "bytes_sent": report.bytes_sent,
-        "peak_bytes": report.peak_bytes,
-        "ops": ops,
-        "kinds": KINDS.map(SpanKind::name),
-        "spans": spans,
-    })
+    let text = record::of_report(&named.report, &named.name, named.kind.name(), &named.strategy);
+    serde_json::from_str(&text).unwrap_or_default()
 }
 
 /// What `seqpar report` needs of a file.
@@ -181,13 +148,13 @@ fn read_report(value: &Value) -> Option<Named> {
     let ops: Vec<Arc<str>> = strings(value.get("ops")?)?.iter().map(|op: &String| op.as_str().into()).collect();
     let kinds: Vec<String> = strings(value.get("kinds")?)?;
     let kinds: Vec<SpanKind> =
-        kinds.iter().map(|name| KINDS.into_iter().find(|kind| kind.name() == name)).collect::<Option<_>>()?;
+        kinds.iter().map(|name| SPAN_KINDS.into_iter().find(|kind| kind.name() == name)).collect::<Option<_>>()?;
     let spans = value.get("spans")?.as_array()?.iter().map(|span| read_span(span, &streams, &ops, &kinds));
     Some(Named {
         name: text("name")?,
         kind: match text("kind")?.as_str() {
-            "measured" => Kind::Measured,
-            "simulated" => Kind::Simulated,
+            record::MEASURED => Kind::Measured,
+            record::SIMULATED => Kind::Simulated,
             _ => return None,
         },
         strategy: text("strategy")?,

@@ -1,97 +1,133 @@
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
 
 use super::enqueue::{enqueue, launch_graph};
+use super::link::Ports;
 use super::memory::Addresses;
 use super::prepared::Prepared;
-use super::resolve::{Call, Resolved, Resolver, Timed};
-use crate::cuda::{DeviceMemory, Event, Graph, PinnedMemory, Stream, capture};
-use crate::error::{Error, Result};
-use crate::exec::{Report, Span, SpanKind};
-use crate::plan::{OpId, OpKind, Role};
+use super::resolve::{Call, Home, Resolved, Resolver, Timed};
+use super::transport::Wires;
+use crate::cuda::{DeviceMemory, Event, Graph, PinnedMemory, Priority, Staging, Stream, capture};
+use crate::error::Result;
+use crate::plan::OpId;
 
 /// Bytes of a `SeqparStatus`.
-const STATUS_BYTES: usize = 16;
+pub(super) const STATUS_BYTES: usize = 16;
 
-/// A world with its addresses: runs again and again.
+/// Most bytes of a slot of pinned memory: copies of that size reach most of a PCIe link's rate.
+const SLOT_BYTES: usize = 4 << 20;
+
+/// A world, or a rank of it, with its addresses: runs again and again.
 pub struct Bound<'a> {
+    // Before what its work touches.
+    pub(super) graph: Option<Graph>,
     pub(super) prepared: &'a Prepared,
     pub(super) calls: Vec<Resolved>,
     pub(super) timers: Vec<(Event, Event)>,
+    pub(super) timed: Vec<Timed>,
     pub(super) flags: DeviceMemory,
     /// Fork of the streams from the caller's, and their joins.
     pub(super) fork: Event,
     pub(super) joins: Vec<Event>,
-    start: Event,
-    end: Event,
-    timed: Vec<Timed>,
-    status: PinnedMemory,
-    /// Offset of each rank's first status.
-    first_status: Vec<usize>,
-    _scratch: Vec<DeviceMemory>,
-    graph: Option<Graph>,
-    bytes_sent: Vec<u64>,
+    pub(super) start: Event,
+    pub(super) end: Event,
+    /// What kernels say of gates that did not open, by op; offset of each rank's first.
+    pub(super) status: PinnedMemory,
+    pub(super) first_status: Vec<usize>,
+    pub(super) told: Told,
+    pub(super) bytes_sent: Vec<u64>,
+    /// Before the scratch that peers write.
+    wires: Wires,
+    pub(super) ports: Option<Ports>,
+    pub(super) stagings: Vec<Staging>,
+    scratch: Vec<DeviceMemory>,
+}
+
+/// How many communications of each stream have ended, told by the streams themselves; empty where
+/// all ranks are here.
+pub(super) struct Told {
+    words: PinnedMemory,
+    /// By stream; those without communications have no word.
+    pub(super) communications: Vec<Vec<OpId>>,
 }
 
 impl<'a> Bound<'a> {
     pub(super) fn new(prepared: &'a Prepared, addresses: &[Vec<Option<u64>>]) -> Result<Self> {
         let flag_count: usize = prepared.ranks.iter().map(|rank| rank.events).sum();
         let flags = DeviceMemory::new(4 * flag_count)?;
-        let ops: usize = prepared.ranks.iter().map(|rank| rank.plan.ops.len()).sum();
+        let ops: usize = prepared.plans().map(|plan| plan.ops.len()).sum();
         let status = PinnedMemory::new(STATUS_BYTES * ops)?;
-        let mut first_flag = Vec::new();
         let mut first_status = Vec::new();
         let (mut flag, mut op) = (0, 0);
         let mut homes = Vec::new();
         for (rank, bound) in prepared.ranks.iter().zip(addresses) {
-            first_flag.push(flags.address() + 4 * flag as u64);
             first_status.push(STATUS_BYTES * op);
+            homes.push(Home {
+                addresses: Addresses::new(&rank.plan, &rank.memory, &rank.arena, bound)?,
+                flags: flags.address() + 4 * flag as u64,
+                status: status.address() + (STATUS_BYTES * op) as u64,
+            });
             flag += rank.events;
             op += rank.plan.ops.len();
-            homes.push(Addresses::new(&rank.plan, &rank.memory, &rank.arena, bound)?);
         }
-        let mut resolver = Resolver {
-            prepared,
-            addresses: homes,
-            flags: first_flag,
-            status: first_status.iter().map(|offset| status.address() + *offset as u64).collect(),
-            scratch: Vec::new(),
-            sums: HashMap::new(),
-            calls: Vec::new(),
-            timed: Vec::new(),
-            bytes_sent: vec![0; prepared.ranks.len()],
+        let words = PinnedMemory::new(4 * prepared.streams.len())?;
+        let told = match prepared.transport.agreement() {
+            Some(_) => (0..prepared.streams.len()).map(|stream| words.address() + 4 * stream as u64).collect(),
+            None => Vec::new(),
         };
+        let options = &prepared.options;
+        let messages = prepared.program.messages();
+        let ports = options.link.map(|link| Ports::new(link, options.deadline, prepared.world(), messages));
+        let mut resolver = Resolver::new(prepared, homes, told, ports.transpose()?);
         resolver.run()?;
-        let Resolver { scratch, mut calls, timed, bytes_sent, .. } = resolver;
+        let Resolver { scratch, mut calls, timed, bytes_sent, communications, sides, ports, stagings, .. } = resolver;
+        let staging = |(_, bytes): (usize, usize)| Staging::new(bytes.min(SLOT_BYTES));
+        let wires = prepared.transport.connect(&sides)?;
+        calls = wires.expanded(calls);
         if !prepared.options.timed {
             calls.retain(|call| !matches!(call.call, Call::Begin(_) | Call::End(_)));
         }
         let timers = if prepared.options.timed { timed.len() } else { 0 };
         let timers = (0..timers).map(|_| Ok((Event::new(true)?, Event::new(true)?))).collect::<Result<_>>()?;
         Ok(Self {
+            graph: None,
             prepared,
             calls,
             timers,
+            timed,
             flags,
             fork: Event::new(false)?,
             joins: prepared.streams.iter().map(|_| Event::new(false)).collect::<Result<_>>()?,
             start: Event::new(true)?,
             end: Event::new(true)?,
-            timed,
             status,
             first_status,
-            _scratch: scratch,
-            graph: None,
+            told: Told { words, communications },
             bytes_sent,
+            wires,
+            ports,
+            stagings: stagings.into_iter().map(staging).collect::<Result<_>>()?,
+            scratch,
         })
     }
 
     /// Enqueues one run behind all earlier work of `stream`, which waits for its end. The first run
-    /// with [`super::CudaOptions::graph`] captures it.
+    /// with [`super::CudaOptions::graph`] captures it. Waits on the host only until a communication
+    /// library has put its calls on their streams.
     ///
     /// # Errors
-    /// What the driver says, with the op at which it said so.
+    /// What the driver and the library say, with the op at which they said so; the other ranks' ops
+    /// are then aborted.
     pub fn run(&mut self, stream: &Stream) -> Result<()> {
+        self.prepared.transport.health()?;
+        let result = self.try_run(stream);
+        if let Err(error) = &result {
+            // What does not end is told by the run's own error soon enough: nothing was waited for.
+            let _ = self.prepared.transport.abort(&error.to_string());
+        }
+        result
+    }
+
+    fn try_run(&mut self, stream: &Stream) -> Result<()> {
         self.prepared.context.bind()?;
         self.start.record(stream)?;
         if self.prepared.options.graph {
@@ -109,108 +145,38 @@ impl<'a> Bound<'a> {
 
     fn captured(&self) -> Result<Graph> {
         // The default stream cannot be captured, and the caller's is not ours to capture.
-        let origin = Stream::new(crate::cuda::Priority::Low)?;
+        let origin = Stream::new(Priority::Low)?;
         capture(&origin, || enqueue(self, &origin))
     }
 
-    /// Waits for the end of the last run.
-    ///
-    /// # Errors
-    /// A failure on the device, a gate that did not open (both name the op), and a run that takes
-    /// longer than the deadline.
-    pub fn finish(&mut self) -> Result<Report> {
-        let options = &self.prepared.options;
-        let begin = Instant::now();
-        let mut pause = Duration::from_micros(5);
-        while !self.end.is_done()? {
-            // A wait inside a kernel ends by itself at the deadline: leave it the time to say so.
-            if begin.elapsed() > 2 * options.deadline {
-                return Err(Error::Timeout {
-                    rank: 0,
-                    op: "run".into(),
-                    waited_for: "the device to finish".into(),
-                    after_ms: (2 * options.deadline).as_millis() as u64,
-                });
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(1));
-        }
-        self.closed_gate()?;
-        self.report()
+    /// Rank and op of each kernel launch and copy of a run, in the order in which they are enqueued:
+    /// with what a driver sees of them, tests hold them to the plans.
+    #[doc(hidden)]
+    pub fn launches(&self) -> Vec<(usize, OpId)> {
+        let moves = |call: &&Resolved| matches!(call.call, Call::Launch { .. } | Call::Copy { .. });
+        self.calls.iter().filter(moves).filter_map(|call| Some((call.rank, call.op?))).collect()
     }
 
-    /// The first gate that a kernel waited for in vain.
-    fn closed_gate(&mut self) -> Result<()> {
-        for (rank, first) in self.prepared.ranks.iter().zip(&self.first_status) {
-            for op in rank.plan.op_ids() {
-                let at = first + STATUS_BYTES * op.0 as usize;
-                let words: &[u8] = &self.status.as_slice()[at..at + STATUS_BYTES];
-                let word = |i: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|b| words[4 * i + b]));
-                if word(0) == 0 {
-                    continue;
-                }
-                let error = Error::Timeout {
-                    rank: rank.plan.rank as usize,
-                    op: rank.plan.label(op).to_string(),
-                    waited_for: format!("chunk {} (flag at {}, {} wanted)", word(1), word(3), word(2)),
-                    after_ms: self.prepared.options.deadline.as_millis() as u64,
-                };
-                self.status.as_mut_slice().fill(0);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    fn report(&self) -> Result<Report> {
-        let ns = |event: &Event| Ok::<_, Error>((f64::from(event.milliseconds_since(&self.start)?) * 1e6) as u64);
-        let mut spans = Vec::new();
-        for (timed, (begin, end)) in self.timed.iter().zip(&self.timers) {
-            spans.push(self.span(timed, ns(begin)?, ns(end)?));
-        }
-        Ok(Report {
-            streams: self.prepared.ranks.iter().map(|rank| rank.plan.streams.clone()).collect(),
-            spans,
-            bytes_sent: self.bytes_sent.clone(),
-            peak_bytes: self.prepared.ranks.iter().map(|rank| rank.memory.peak_bytes).collect(),
-            wall_ns: ns(&self.end)?,
-        })
-    }
-
-    fn span(&self, timed: &Timed, begin_ns: u64, end_ns: u64) -> Span {
-        let plan = &self.prepared.ranks[timed.rank].plan;
-        let (kind, bytes, flops) = match plan.op(timed.op).kind {
-            OpKind::Kernel(i) => {
-                let cost = plan.kernels[i as usize].cost();
-                (SpanKind::Compute, cost.bytes as u64, cost.flops)
-            }
-            OpKind::Comm(_) => (SpanKind::Comm, plan.op_bytes_sent(timed.op), 0.0),
-            OpKind::Copy => (SpanKind::Copy, touched(plan, timed.op), 0.0),
-            OpKind::External(_) => (SpanKind::External, touched(plan, timed.op), 0.0),
-            OpKind::Mark => (SpanKind::Mark, 0, 0.0),
-        };
-        Span {
-            rank: timed.rank,
-            stream: self.prepared.program.streams[timed.stream].1,
-            op: plan.label(timed.op).into(),
-            kind,
-            begin_ns,
-            end_ns,
-            piece: None,
-            bytes,
-            flops,
-        }
-    }
-
-    /// Buffers of a role, by rank and index.
-    pub(super) fn buffers_of(prepared: &Prepared, role: Role) -> impl Iterator<Item = (usize, usize)> + '_ {
-        let all = prepared.buffers.iter().enumerate();
-        all.flat_map(move |(rank, list)| {
-            list.iter().enumerate().filter(move |(_, b)| b.role == role).map(move |(i, _)| (rank, i))
-        })
+    /// Nothing that the device may still use is ever freed: that would wait for it.
+    pub(super) fn leave_behind(&mut self) {
+        self.prepared.wedged.store(true, Ordering::Relaxed);
+        self.scratch.iter_mut().chain([&mut self.flags]).for_each(DeviceMemory::leave);
+        self.wires.leave();
+        self.status.leave();
+        self.told.words.leave();
     }
 }
 
-fn touched(plan: &crate::plan::Plan, op: OpId) -> u64 {
-    plan.accesses(op).iter().map(|access| plan.access_bytes(access) as u64).sum()
+impl Told {
+    /// Addresses of the words that are told to.
+    pub(super) fn words(&self) -> impl Iterator<Item = u64> + '_ {
+        let used = self.communications.iter().enumerate().filter(|(_, list)| !list.is_empty());
+        used.map(|(stream, _)| self.words.address() + 4 * stream as u64)
+    }
+
+    /// The first communication, in plan order, that has not ended, with its stream.
+    pub(super) fn first_open(&self) -> Option<(usize, OpId)> {
+        let open = |(stream, list): (usize, &Vec<OpId>)| Some((stream, *list.get(self.words.word(stream) as usize)?));
+        self.communications.iter().enumerate().filter_map(open).min_by_key(|(_, op)| *op)
+    }
 }

@@ -5,14 +5,14 @@ use crate::cuda::{
     Attributes, Context, Function, Geometry, Module, Stream, TensorMapArguments, encode_tensor_map, launch,
 };
 use crate::error::{Error, Result};
-use crate::kernel::cuda::{Arch, Device, Launch, Swizzle};
+use crate::kernel::cuda::{Arch, Device, Launch, Swizzle, fatbins};
 
-/// The kernels of one context: modules loaded, functions looked up once.
-#[derive(Debug)]
+/// The kernels of one context: modules loaded, functions looked up once. Clones share both.
+#[derive(Clone, Debug)]
 pub struct Kernels {
     modules: Vec<Arc<Module>>,
     /// With the dynamic shared memory that each allows.
-    functions: Mutex<HashMap<String, (Function, u32)>>,
+    functions: Arc<Mutex<HashMap<String, (Function, u32)>>>,
     device: Device,
 }
 
@@ -37,7 +37,28 @@ impl Kernels {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { modules, functions: Mutex::default(), device })
+        Ok(Self { modules, functions: Arc::default(), device })
+    }
+
+    /// True if no image had code for the device.
+    pub fn is_empty(&self) -> bool {
+        self.modules.is_empty()
+    }
+
+    /// Loads the kernels of this build into the current context.
+    ///
+    /// # Errors
+    /// A build without the feature `kernels`, a device that no kernel runs on, and what the driver
+    /// says.
+    pub fn embedded(context: &Context) -> Result<Self> {
+        let images: Vec<&[u8]> = fatbins().collect();
+        if images.is_empty() {
+            return Err(Error::Unsupported(
+                "no kernels in this build: build with the feature kernels, or load a fatbin with Kernels::load".into(),
+            ));
+        }
+        // SAFETY: nvcc wrote them when the crate was built.
+        unsafe { Self::load(context, &images) }
     }
 
     /// What launches are chosen for.

@@ -11,18 +11,32 @@
 //! stays alive and is used by nobody else until the run has ended. Borrows context and stream and
 //! leaves them as they were. Tests: `tests/cuda_program.rs`, `tests/cuda_executor.rs`.
 
+mod agreement;
 mod bound;
 mod enqueue;
+mod finish;
 mod kernels;
+mod link;
 mod memory;
 mod prepared;
 pub mod program;
+#[cfg(feature = "nccl")]
+mod rank_threads;
+mod report;
 mod resolve;
 mod tensors;
+mod transport;
 
+pub use crate::comm::local::Link;
+pub use agreement::Agreement;
 pub use bound::Bound;
 pub use kernels::Kernels;
+pub use prepared::{CudaOptions, External, ExternalCall, Prepared, Route, prepare, prepare_rank};
 #[doc(hidden)]
-pub use prepared::prepare_lowered;
-pub use prepared::{CudaOptions, External, ExternalCall, Prepared, prepare};
-pub use tensors::run_tensors;
+pub use prepared::{prepare_lowered, prepare_rank_lowered};
+#[cfg(feature = "nccl")]
+pub use rank_threads::RankThreads;
+pub use tensors::{Outputs, gathered, run_local, run_tensors};
+pub use transport::Transport;
+#[cfg(feature = "nccl")]
+pub use transport::{Agreed, Joined, Nccl};

@@ -1,10 +1,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::bound::Bound;
 use super::kernels::Kernels;
-use super::program::{Program, program};
+use super::program::{self, Program};
+use super::transport::Transport;
+use crate::comm::local::Link;
 use crate::cuda::{Context, DeviceMemory, Event, Priority, Stream};
 use crate::error::{Error, Result};
 use crate::exec::placed::check_placement;
@@ -12,7 +15,7 @@ use crate::kernel::TensorView;
 use crate::kernel::cuda::Arch;
 use crate::plan::lower::{Gates, Lowered};
 use crate::plan::memory::Memory;
-use crate::plan::{Buffer, Checked, OpId, Plan};
+use crate::plan::{Buffer, BufferId, Checked, OpId, Plan};
 
 /// How a world runs. Nothing here changes a bit.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,8 +32,27 @@ pub struct CudaOptions {
     pub poison: bool,
     /// SMs that a kernel may fill; `None`: all. With gates as flags, leave some to the others.
     pub sms: Option<u32>,
+    /// By loopback: messages between ranks take that time, by the device's clock; `None`: as long as
+    /// their copies. The model is that of the host executor: a message takes the sender's port and
+    /// the receiver's, and arrives a latency later; but it takes them in the order in which messages
+    /// become ready, not when it could start. What one op receives follows each other. Two launches
+    /// of one thread a message: a kernel that fills every SM delays them.
+    pub link: Option<Link>,
+    /// By loopback: how messages between ranks travel.
+    pub route: Route,
     /// Longest time of a run, and of a wait inside a kernel.
     pub deadline: Duration,
+}
+
+/// How a message between two ranks of one device travels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Route {
+    /// As one copy within the device.
+    #[default]
+    Device,
+    /// Through pinned host memory, out by one copy engine and in by another: a real link.
+    Pinned,
 }
 
 impl Default for CudaOptions {
@@ -41,6 +63,8 @@ impl Default for CudaOptions {
             timed: false,
             poison: cfg!(debug_assertions),
             sms: None,
+            link: None,
+            route: Route::Device,
             deadline: Duration::from_secs(60),
         }
     }
@@ -61,16 +85,20 @@ pub struct ExternalCall<'a> {
 /// An op of the embedding framework: enqueues, never waits.
 pub type External = Arc<dyn Fn(ExternalCall<'_>) -> Result<()> + Send + Sync>;
 
-/// A world that is ready to be bound.
+/// A world, or one rank of it, that is ready to be bound.
 pub struct Prepared {
     pub(super) kernels: Kernels,
+    /// Those that are here: all of the world, or one.
     pub(super) ranks: Vec<RankPlan>,
     pub(super) buffers: Vec<Vec<Buffer>>,
+    pub(super) transport: Transport,
     pub(super) program: Program,
     pub(super) streams: Vec<Stream>,
     pub(super) events: Vec<Event>,
     pub(super) externals: HashMap<String, External>,
     pub(super) options: CudaOptions,
+    /// The device may use its memory for ever.
+    pub(super) wedged: AtomicBool,
     /// Last: what belongs to it goes before it.
     pub(super) context: Context,
 }
@@ -117,37 +145,56 @@ pub fn prepare_lowered(
     if world == 0 || lowered.len() != world {
         return Err(Error::Mesh(format!("{world} plans and {} lowered forms: one of each a rank", lowered.len())));
     }
-    context.bind()?;
-    let mut ranks = Vec::new();
-    for (i, (checked, lowered)) in plans.into_iter().zip(&lowered).enumerate() {
-        let memory = checked.memory().clone();
-        let plan = checked.into_inner();
+    for (i, plan) in plans.iter().enumerate() {
         if (plan.rank as usize, plan.world as usize) != (i, world) {
             return Err(Error::Mesh(format!(
                 "plan {i} is for rank {} of {}: pass the plans of all {world} ranks in order",
                 plan.rank, plan.world
             )));
         }
-        plan.buffers.iter().try_for_each(|buffer| check_placement(i, buffer))?;
-        let arena = DeviceMemory::new(memory.arena_bytes)?;
-        ranks.push(RankPlan { plan, memory, arena, events: lowered.events as usize });
     }
     let program = {
-        let plans: Vec<&Plan> = ranks.iter().map(|rank| &rank.plan).collect();
-        program(&plans, &lowered.iter().collect::<Vec<_>>())?
+        let plans: Vec<&Plan> = plans.iter().map(|plan| &**plan).collect();
+        program::world(&plans, &lowered.iter().collect::<Vec<_>>())?
     };
-    let streams = program.streams.iter().map(|&(rank, stream)| Stream::new(priority(&ranks[rank].plan, stream)));
-    Ok(Prepared {
-        streams: streams.collect::<Result<_>>()?,
-        events: (0..program.events).map(|_| Event::new(false)).collect::<Result<_>>()?,
-        buffers: ranks.iter().map(|rank| rank.plan.buffers.clone()).collect(),
-        program,
-        ranks,
-        context,
-        kernels,
-        externals: HashMap::new(),
-        options,
-    })
+    Prepared::new(context, kernels, plans, &lowered, program, Transport::Loopback, options)
+}
+
+/// Prepares the plan of one rank for the device whose context is current; the other ranks are
+/// threads or processes with devices of their own, met through `transport`. Each of them prepares
+/// and runs its plan of the same world.
+///
+/// # Errors
+/// A transport of another rank or world, tags that do not ascend in plan order, gates that a
+/// communication library's kernels cannot open, and as [`prepare`].
+pub fn prepare_rank(
+    context: Context,
+    kernels: Kernels,
+    plan: Checked<Plan>,
+    transport: Transport,
+    options: CudaOptions,
+) -> Result<Prepared> {
+    let lowered = plan.lowered(options.gates);
+    prepare_rank_lowered(context, kernels, plan, lowered, transport, options)
+}
+
+/// [`prepare_rank`] with a lowered form that nothing holds to the law, so that tests can drop a
+/// wait.
+#[doc(hidden)]
+pub fn prepare_rank_lowered(
+    context: Context,
+    kernels: Kernels,
+    plan: Checked<Plan>,
+    lowered: Lowered,
+    transport: Transport,
+    options: CudaOptions,
+) -> Result<Prepared> {
+    transport.fits(&plan, &options)?;
+    let Some(agreement) = transport.agreement() else {
+        return prepare_lowered(context, kernels, vec![plan], vec![lowered], options);
+    };
+    let program = program::alone(&plan, &lowered, agreement)?;
+    Prepared::new(context, kernels, vec![plan], &[lowered], program, transport, options)
 }
 
 /// A stream that communicates goes first where both could.
@@ -157,23 +204,66 @@ fn priority(plan: &Plan, stream: usize) -> Priority {
 }
 
 impl Prepared {
+    fn new(
+        context: Context,
+        kernels: Kernels,
+        plans: Vec<Checked<Plan>>,
+        lowered: &[Lowered],
+        program: Program,
+        transport: Transport,
+        options: CudaOptions,
+    ) -> Result<Self> {
+        context.bind()?;
+        let mut ranks = Vec::new();
+        for (checked, lowered) in plans.into_iter().zip(lowered) {
+            let memory = checked.memory().clone();
+            let plan = checked.into_inner();
+            plan.buffers.iter().try_for_each(|buffer| check_placement(plan.rank as usize, buffer))?;
+            let arena = DeviceMemory::new(memory.arena_bytes)?;
+            ranks.push(RankPlan { plan, memory, arena, events: lowered.events as usize });
+        }
+        let first = ranks.first().map_or(0, |rank| rank.plan.rank as usize);
+        let streams = program.streams.iter().map(|&(rank, stream)| priority(&ranks[rank - first].plan, stream));
+        Ok(Self {
+            streams: streams.map(Stream::new).collect::<Result<_>>()?,
+            events: (0..program.events).map(|_| Event::new(false)).collect::<Result<_>>()?,
+            buffers: ranks.iter().map(|rank| rank.plan.buffers.clone()).collect(),
+            program,
+            ranks,
+            transport,
+            context,
+            kernels,
+            externals: HashMap::new(),
+            wedged: AtomicBool::new(false),
+            options,
+        })
+    }
+
     /// Registers what an external op enqueues, on every rank.
     pub fn external(&mut self, name: impl Into<String>, call: External) {
         self.externals.insert(name.into(), call);
     }
 
-    /// Number of ranks.
+    /// Number of ranks of the world.
     pub fn world(&self) -> usize {
-        self.ranks.len()
+        self.ranks.first().map_or(0, |rank| rank.plan.world as usize)
     }
 
-    /// The plan of a rank below [`Prepared::world`].
-    pub fn plan(&self, rank: usize) -> &Plan {
-        &self.ranks[rank].plan
+    /// The plans that are here, by rank: all of the world, or one.
+    pub fn plans(&self) -> impl Iterator<Item = &Plan> {
+        self.ranks.iter().map(|rank| &rank.plan)
     }
 
-    /// Resolves the program for the addresses of inputs and outputs: `addresses[rank][buffer]`, by
-    /// index in [`Plan::buffers`]; temporaries are `None`.
+    /// Device address of a rank's temporary, for tests; `None` for a bound buffer.
+    #[doc(hidden)]
+    pub fn temporary(&self, rank: usize, buffer: BufferId) -> Option<u64> {
+        let rank = self.ranks.get(rank.checked_sub(self.first_rank())?)?;
+        let offset = rank.memory.offsets.get(buffer.0 as usize).copied().flatten()?;
+        Some(rank.arena.address() + offset as u64)
+    }
+
+    /// Resolves the program for the addresses of inputs and outputs: one list for each of
+    /// [`Prepared::plans`], by index in [`Plan::buffers`]; temporaries are `None`.
     ///
     /// # Errors
     /// A buffer that is not bound, operands that no kernel takes, and what the driver says.
@@ -189,8 +279,25 @@ impl Prepared {
         Bound::new(self, addresses)
     }
 
+    /// A rank that is here.
+    pub(super) fn rank(&self, rank: usize) -> &RankPlan {
+        &self.ranks[rank - self.first_rank()]
+    }
+
+    pub(super) fn first_rank(&self) -> usize {
+        self.ranks.first().map_or(0, |rank| rank.plan.rank as usize)
+    }
+
     /// True where a kernel may wait inside for its gates.
     pub(super) fn waits_inside(&self) -> bool {
         self.options.gates == Gates::Flags && self.kernels.device().arch == Arch::Sm90
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if self.wedged.load(Ordering::Relaxed) {
+            self.ranks.iter_mut().for_each(|rank| rank.arena.leave());
+        }
     }
 }

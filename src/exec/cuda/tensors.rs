@@ -9,9 +9,10 @@ use crate::cuda::{DeviceMemory, Priority, Stream};
 use crate::error::{Error, Result};
 use crate::exec::placed::{check_tensor, for_each_run, gather, missing, names, placed};
 use crate::exec::{HostTensor, Report};
-use crate::plan::Role;
+use crate::plan::{Buffer, Role};
 
-/// Scatters `inputs`, runs `times` times, and gathers the outputs of the last run.
+/// Scatters `inputs`, runs `times` times, and gathers the outputs of the last run. All ranks are
+/// here ([`super::prepare`]).
 ///
 /// # Errors
 /// A missing or unknown tensor, one of another dtype or other extents than the plans expect, and
@@ -21,8 +22,25 @@ pub fn run_tensors(
     inputs: &BTreeMap<String, HostTensor>,
     times: usize,
 ) -> Result<(BTreeMap<String, HostTensor>, Report)> {
+    check_names(&prepared.buffers, inputs)?;
+    let (outputs, report) = run_local(prepared, inputs, times)?;
+    Ok((gathered(&prepared.buffers, &outputs)?, report))
+}
+
+/// The outputs of the ranks that are here, by rank and buffer.
+pub type Outputs = Vec<Vec<Option<Vec<u8>>>>;
+
+/// As [`run_tensors`], without the other ranks' parts.
+///
+/// # Errors
+/// As [`run_tensors`].
+pub fn run_local(
+    prepared: &Prepared,
+    inputs: &BTreeMap<String, HostTensor>,
+    times: usize,
+) -> Result<(Outputs, Report)> {
     let stream = Stream::new(Priority::Low)?;
-    let memory = Buffers::upload(prepared, inputs, &stream)?;
+    let memory = Buffers::upload(&prepared.buffers, inputs, &stream)?;
     // `memory` holds every input and output and lives longer than `bound`.
     let mut bound = Bound::new(prepared, &memory.addresses())?;
     let mut report = None;
@@ -32,30 +50,51 @@ pub fn run_tensors(
     }
     drop(bound);
     let report = report.ok_or_else(|| Error::Unsupported("0 runs: run at least once".into()))?;
-    Ok((memory.download(prepared, &stream)?, report))
+    Ok((memory.download(&prepared.buffers, &stream)?, report))
 }
 
-/// The inputs and outputs of all ranks, each in device memory of its own.
+/// Refuses an input that no rank has.
+pub(super) fn check_names(buffers: &[Vec<Buffer>], inputs: &BTreeMap<String, HostTensor>) -> Result<()> {
+    let known = names(buffers, Role::Input);
+    match inputs.keys().find(|name| !known.contains(name)) {
+        Some(name) => {
+            Err(Error::Bind(format!("no input tensor \"{name}\": the plan's inputs are {}", known.join(", "))))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The global outputs of a world, from those of all its ranks, in order.
+///
+/// # Errors
+/// Outputs that are not there.
+pub fn gathered(buffers: &[Vec<Buffer>], outputs: &Outputs) -> Result<BTreeMap<String, HostTensor>> {
+    gather(buffers, |rank, id| outputs.get(rank)?.get(id)?.as_deref())
+}
+
+/// The inputs and outputs of some ranks, each in device memory of its own.
 struct Buffers {
     of: Vec<Vec<Option<DeviceMemory>>>,
 }
 
 impl Buffers {
-    fn upload(prepared: &Prepared, inputs: &BTreeMap<String, HostTensor>, stream: &Stream) -> Result<Self> {
-        let known = names(&prepared.buffers, Role::Input);
-        if let Some(name) = inputs.keys().find(|name| !known.contains(name)) {
-            return Err(Error::Bind(format!("no input tensor \"{name}\": the plan's inputs are {}", known.join(", "))));
-        }
-        let mut of: Vec<Vec<Option<DeviceMemory>>> =
-            prepared.buffers.iter().map(|list| list.iter().map(|_| None).collect()).collect();
-        for role in [Role::Input, Role::Output] {
-            for (rank, id) in Bound::buffers_of(prepared, role) {
-                let memory = DeviceMemory::new(prepared.buffers[rank][id].bytes())?;
-                memory.fill(0xff, stream)?;
-                of[rank][id] = Some(memory);
+    fn upload(buffers: &[Vec<Buffer>], inputs: &BTreeMap<String, HostTensor>, stream: &Stream) -> Result<Self> {
+        let mut of = Vec::new();
+        for list in buffers {
+            let mut own = Vec::new();
+            for buffer in list {
+                own.push(match buffer.role {
+                    Role::Temp => None,
+                    Role::Input | Role::Output => {
+                        let memory = DeviceMemory::new(buffer.bytes())?;
+                        memory.fill(0xff, stream)?;
+                        Some(memory)
+                    }
+                });
             }
+            of.push(own);
         }
-        for (rank, id, buffer, placement) in placed(&prepared.buffers, Role::Input) {
+        for (rank, id, buffer, placement) in placed(buffers, Role::Input) {
             let tensor = inputs.get(&placement.tensor).ok_or_else(|| missing(rank, buffer))?;
             check_tensor(&placement.tensor, tensor, buffer, placement)?;
             let mut local = vec![0; buffer.bytes()];
@@ -75,15 +114,22 @@ impl Buffers {
         self.of.iter().map(|list| list.iter().map(address).collect()).collect()
     }
 
-    fn download(&self, prepared: &Prepared, stream: &Stream) -> Result<BTreeMap<String, HostTensor>> {
-        let mut bytes: BTreeMap<(usize, usize), Vec<u8>> = BTreeMap::new();
-        for (rank, id) in Bound::buffers_of(prepared, Role::Output) {
-            if let Some(memory) = &self.of[rank][id] {
-                let mut local = vec![0; memory.bytes()];
-                memory.read(0, &mut local, stream)?;
-                bytes.insert((rank, id), local);
+    fn download(&self, buffers: &[Vec<Buffer>], stream: &Stream) -> Result<Outputs> {
+        let mut outputs = Vec::new();
+        for (list, own) in buffers.iter().zip(&self.of) {
+            let mut bytes = Vec::new();
+            for (buffer, memory) in list.iter().zip(own) {
+                bytes.push(match memory {
+                    Some(memory) if buffer.role == Role::Output => {
+                        let mut local = vec![0; memory.bytes()];
+                        memory.read(0, &mut local, stream)?;
+                        Some(local)
+                    }
+                    _ => None,
+                });
             }
+            outputs.push(bytes);
         }
-        gather(&prepared.buffers, |rank, id| bytes.get(&(rank, id)).map(Vec::as_slice))
+        Ok(outputs)
     }
 }

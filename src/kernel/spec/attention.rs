@@ -80,7 +80,7 @@ impl Attention {
 
     pub(super) fn operands(&self) -> Vec<Operand> {
         let (b, h, d) = (self.batch, self.heads, self.head_dim);
-        let mut list = Vec::new();
+        let mut list = Vec::with_capacity(6 * self.queries.len() + 3 * self.keys.len() + 1);
         for &rows in &self.queries {
             list.push(Operand::new("q", Mode::Read, self.dtype, [b, rows, h, d]));
             if !self.carry_out {

@@ -11,13 +11,6 @@ thread_local bool in_host_function = false;
 
 namespace {
 
-bool gives_up_something(const char* name) {
-  for (const char* word : {"Destroy", "Free", "Unload", "Release"}) {
-    if (strstr(name, word)) return true;
-  }
-  return false;
-}
-
 CUstream default_stream(CUcontext context) {
   if (!context->default_stream) {
     context->default_stream = make<CUstream_st>(context);
@@ -45,11 +38,20 @@ CUresult order_with_default_stream(CUstream stream, Operation& op) {
 
 }  // namespace
 
+bool gives_up(const char* name) {
+  for (const char* word : {"Destroy", "Free", "Unload", "Release", "Close", "Abort", "Deregister"}) {
+    if (strstr(name, word)) return true;
+  }
+  return false;
+}
+
 Call::Call(const char* name, Needs needs) : engine(Engine::shared()), lock(engine.mutex), name_(name), needs_(needs) {
   static const bool trace = getenv("SEQPAR_MOCK_TRACE") != nullptr;
   if (trace) fprintf(stderr, "mock driver: %s\n", name);
+  engine.seen_host();
   const auto injected = static_cast<CUresult>(engine.options.occurs(name));
-  if (gives_up_something(name)) {
+  engine.hang(lock, name);
+  if (gives_up(name)) {
     late_ = injected;
   } else if (injected != CUDA_SUCCESS) {
     refusal_ = injected;
@@ -66,7 +68,7 @@ Call::Call(const char* name, Needs needs) : engine(Engine::shared()), lock(engin
     refusal_ = misuse("the current context was destroyed", CUDA_ERROR_CONTEXT_IS_DESTROYED);
   } else if (needs == Needs::kContext && context->domain.error && late_ == CUDA_SUCCESS) {
     // A failed context stays failed; giving things up still works, and says so.
-    (gives_up_something(name) ? late_ : refusal_) = static_cast<CUresult>(context->domain.error);
+    (gives_up(name) ? late_ : refusal_) = static_cast<CUresult>(context->domain.error);
   }
 }
 
@@ -96,6 +98,10 @@ CUresult submit(Call& call, CUstream stream, const OperationPtr& op, OperationPt
   if (stream->context != current_context()) {
     return call.misuse("a stream of another context", CUDA_ERROR_INVALID_HANDLE);
   }
+  return enqueue(call, stream, op, submitted);
+}
+
+CUresult enqueue(Call& call, CUstream stream, const OperationPtr& op, OperationPtr* submitted) {
   if (const auto& capture = stream->capture) {
     if (capture->invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     auto& nodes = capture->graph->nodes;

@@ -32,6 +32,9 @@ class Call {
   CUresult refusal_ = CUDA_SUCCESS, late_ = CUDA_SUCCESS;
 };
 
+// Whether a call of that name gives something up: it does so even where it fails.
+bool gives_up(const char* name);
+
 extern bool driver_initialised;
 extern thread_local bool in_host_function;
 
@@ -44,8 +47,10 @@ CUcontext current_context();
 CUstream stream_of(CUstream handle);
 
 // To the stream's queue, or as a node to its capture. `submitted` (may be null) becomes the
-// operation, or null where it was captured. A door for libraries above the driver (NCCL).
+// operation, or null where it was captured.
 CUresult submit(Call& call, CUstream stream, const OperationPtr& op, OperationPtr* submitted = nullptr);
+// The same whatever context is current.
+CUresult enqueue(Call& call, CUstream stream, const OperationPtr& op, OperationPtr* submitted = nullptr);
 OperationPtr operation(const std::string& label, double cost_ns);
 
 }  // namespace mock

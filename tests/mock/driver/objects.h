@@ -4,6 +4,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -13,8 +14,8 @@
 namespace mock {
 
 struct Object {
-  explicit Object(const char* kind) : kind(kind) {}
-  const char* const kind;
+  explicit Object(std::string_view kind) : kind(kind) {}
+  const std::string_view kind;  // compared by its text: libraries have texts of their own
   CUcontext context = nullptr;
   bool alive = true;
 };

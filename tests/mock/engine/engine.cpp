@@ -1,10 +1,29 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <chrono>
 
 namespace mock {
 
 constexpr int kIllegalAddress = 700;
+
+namespace {
+
+// What is of no use to an operation that has ended, and may hold others.
+void forget_how(Operation& op) {
+  op.after.clear();
+  op.accesses.clear();
+  op.host.clear();
+  op.effect = nullptr;
+  op.gate = nullptr;
+  op.arrive = nullptr;
+  op.enter = nullptr;
+  op.needs = nullptr;
+  op.waits_for = nullptr;
+  op.running = nullptr;
+}
+
+}  // namespace
 
 Engine& Engine::shared() {
   static Engine* engine = new Engine;  // never destroyed: workers may outlive main
@@ -22,6 +41,8 @@ uint32_t Engine::below(uint32_t n) {
 
 void Engine::changed() {
   changes_++;
+  moved_ = std::chrono::steady_clock::now();
+  blocked_ = 0;
   condition_.notify_all();
 }
 
@@ -40,10 +61,10 @@ void Engine::submit(Lock&, Queue& queue, const OperationPtr& op) {
   op->generation = generation_;
   op->queue = &queue;
   op->sequence = ++queue.sequence;
-  op->host = host_;
+  op->host = host();
   queue.pending.push_back(op);
   queue.last = op;
-  host_threads_.insert(std::this_thread::get_id());
+  seen_host();
   if (op->arrive) op->arrive(*op);
   changed();
 }
@@ -70,7 +91,9 @@ void Engine::need(const OperationPtr& target) {
     queue.needed = op->sequence;
     for (const OperationPtr& earlier : queue.pending) {
       if (earlier->sequence > op->sequence) break;
-      if (earlier->sequence > from) open.insert(open.end(), earlier->after.begin(), earlier->after.end());
+      if (earlier->sequence <= from) continue;
+      open.insert(open.end(), earlier->after.begin(), earlier->after.end());
+      if (earlier->needs) earlier->needs(open);
     }
   }
 }
@@ -106,25 +129,37 @@ void Engine::run(Lock& lock, const OperationPtr& op) {
   executed_++;
   order_ = order_ * 0x100000001b3ull + (op->id - first_id_);
   changed();
-  op->clock = queue.clock;
-  join(op->clock, op->host);
-  double begin_ns = queue.end_ns;
-  for (const OperationPtr& earlier : op->after) {
-    if (earlier->generation != generation_) continue;
-    join(op->clock, earlier->clock);
-    begin_ns = std::max(begin_ns, earlier->end_ns);
-  }
+  op->clock = before(*op, &op->begin_ns);
+  if (op->enter) op->enter(*op);
   if (op->clock.size() <= queue.agent) op->clock.resize(queue.agent + 1);
   op->clock[queue.agent] = op->sequence;
-  op->end_ns = begin_ns + op->cost_ns;
+  op->end_ns = op->begin_ns + op->cost_ns;
   bool valid = true;
-  for (const Access& access : op->accesses) valid &= detector.access(*op, access, true);
+  if (options.record) ran_[op->id] = op->label;
+  for (const Access& access : op->accesses) valid &= touch(*op, access, true);
   const int error = valid ? options.occurs("run." + op->label) : kIllegalAddress;
   if (error || queue.domain->error || !op->effect) {
     finish(op, error);
   } else {
     advance(lock, op);
   }
+}
+
+bool Engine::at_head(const Operation& op) const {
+  if (op.state != State::kQueued || op.queue->pending.empty() || op.queue->pending.front().get() != &op) return false;
+  return std::all_of(op.after.begin(), op.after.end(), [](const auto& o) { return o->state == State::kDone; });
+}
+
+Clock Engine::before(const Operation& op, double* begin_ns) const {
+  Clock clock = op.queue->clock;
+  join(clock, op.host);
+  *begin_ns = op.queue->end_ns;
+  for (const OperationPtr& earlier : op.after) {
+    if (earlier->generation != generation_) continue;
+    join(clock, earlier->clock);
+    *begin_ns = std::max(*begin_ns, earlier->end_ns);
+  }
+  return clock;
 }
 
 void Engine::advance(Lock& lock, const OperationPtr& op) {
@@ -139,6 +174,8 @@ void Engine::advance(Lock& lock, const OperationPtr& op) {
     }).detach();
     return;
   }
+  // Whatever changes from here on, the effect may have looked before.
+  const uint64_t seen = changes_;
   lock.unlock();
   Outcome outcome;
   {
@@ -152,7 +189,7 @@ void Engine::advance(Lock& lock, const OperationPtr& op) {
     finish(op, outcome.error);
   } else {
     op->state = State::kStalled;
-    op->stalled_at = changes_;
+    op->stalled_at = seen;
     condition_.notify_all();
   }
 }
@@ -164,23 +201,25 @@ void Engine::finish(const OperationPtr& op, int error) {
   queue.clock = op->clock;
   queue.end_ns = op->end_ns;
   if (!queue.pending.empty() && queue.pending.front() == op) queue.pending.pop_front();
-  op->after.clear();
-  op->accesses.clear();
-  op->host.clear();
-  op->effect = nullptr;
-  op->gate = nullptr;
-  op->arrive = nullptr;
-  op->waits_for = nullptr;
-  op->running = nullptr;
+  forget_how(*op);
   changed();
 }
 
 void Engine::observe(Lock&, Operation& op, const Access& access) {
-  if (op.generation == generation_) detector.access(op, access, false);
+  if (op.generation == generation_) touch(op, access, false);
+}
+
+bool Engine::touch(Operation& op, const Access& access, bool unwritten) {
+  if (options.record) touched_.push_back({op.id, access.address, access.bytes, static_cast<uint64_t>(access.kind)});
+  return detector.access(op, access, unwritten);
 }
 
 bool Engine::poll(Lock& lock, const OperationPtr& op) {
-  if (op && op->state != State::kDone && !by_threads() && below(2)) step(lock, op);
+  if (op && !by_threads() && below(2)) {
+    // A few at a time: a host that polls sleeps in between.
+    for (uint32_t steps = 1 + below(32); steps && op->state != State::kDone && step(lock, op); steps--) {
+    }
+  }
   if (op && op->state != State::kDone) return false;
   if (op && op->generation == generation_) learn(*op);
   return true;
@@ -196,8 +235,10 @@ void Engine::pump(Lock& lock) {
   }
 }
 
-void Engine::drain(Lock& lock) {
-  for (size_t i = 0; i < queues_.size(); i++) wait(lock, queues_[i]->last);
+void Engine::drain(Lock& lock, const Domain& domain) {
+  for (size_t i = 0; i < queues_.size(); i++) {
+    if (queues_[i]->domain == &domain) wait(lock, queues_[i]->last);
+  }
 }
 
 void Engine::start_workers() {
@@ -210,7 +251,8 @@ void Engine::work() {
   Lock lock(mutex);
   while (true) {
     if (by_threads() && step(lock, nullptr)) continue;
-    condition_.wait(lock);
+    // Flags may be written by other processes, which nobody tells.
+    options.processes_s > 0 ? (void)condition_.wait_for(lock, std::chrono::milliseconds(1)) : condition_.wait(lock);
   }
 }
 
@@ -224,7 +266,7 @@ void Engine::reset(Lock& lock) {
   for (auto& queue : queues_) {
     for (const OperationPtr& op : queue->pending) {
       op->state = State::kDone;
-      op->after.clear();
+      forget_how(*op);
     }
     queue->pending.clear();
     queue->clock.clear();
@@ -241,8 +283,14 @@ void Engine::reset(Lock& lock) {
   seeded_with_ = ~0ull;
   host_.clear();
   host_threads_.clear();
+  hosts_ = 0;
+  for (const auto& forget : at_reset) forget();
   reports.clear();
+  touched_.clear();
+  ran_.clear();
   options.faults.clear();
+  options.ranks = {};
+  options.hang.clear();
   options.occurrences.clear();
 }
 

@@ -44,6 +44,9 @@ struct Operation : std::enable_shared_from_this<Operation> {
   std::function<bool()> gate;               // a further condition
   std::function<std::string()> waits_for;   // the gate in words
   std::function<void(Operation&)> arrive;   // when it enters its queue; in a graph, at every launch
+  std::function<void(Operation&)> enter;    // as it begins: what it learns from others, in its clock
+  // Operations of other queues that the gate waits for.
+  std::function<void(std::vector<OperationPtr>&)> needs;
   std::function<Outcome(Operation&)> effect;
   std::vector<Access> accesses;             // known before it runs
   double cost_ns = 0;
@@ -55,7 +58,7 @@ struct Operation : std::enable_shared_from_this<Operation> {
   uint32_t sequence = 0;  // in its queue, from 1
   State state = State::kQueued;
   Clock host, clock;      // what the host knew at submission; what the operation knows
-  double end_ns = 0;
+  double begin_ns = 0, end_ns = 0;
   uint64_t stalled_at = 0;
   bool hopeless = false;             // nothing it may wait for will come
   std::shared_ptr<void> running;     // the effect's own, between two calls

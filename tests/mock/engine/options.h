@@ -20,16 +20,37 @@ struct Fault {
   int nth, error;
 };
 
+// What the ranks of the mock NCCL meet. Counts are from 1; a rank is the one in its first communicator.
+struct RankFaults {
+  int absent = -1;  // a rank that never comes to the initialisation
+  // From operation `nth` on, nobody sees what the rank enqueues; what the others are told of it.
+  int dead = -1, dead_from = 0;
+  enum class Told { kNobody, kNeighbours, kAll } told = Told::kNobody;
+  // The communicator of a rank fails by itself at its operation `nth`.
+  int failed = -1, failed_at = 0, failed_with = 0;
+};
+
 struct Options {
   uint64_t seed = 1;
   Mode mode = Mode::kLate;
   double deadlock_s = 1;  // how long nothing may happen while other threads could do something
+  // Above 0: other processes may do what this one waits for, so that a wait goes on for so many
+  // seconds before it counts as a deadlock.
+  double processes_s = 0;
   uint64_t memory_bytes = 4ull << 30;
   int devices = 1;
   int capability = 90;
   int sms = 4;
   bool check = true;  // emulated kernels for races within them
+  bool record = false;  // what each operation touches, for mock_touched
   int resident = 0;  // blocks of an emulated kernel side by side; 0: drawn from the seed
+  bool host_threads = false;  // each thread of the host knows only what it has seen itself
+  bool share_device = true;   // several ranks of NCCL on one device, which it refuses
+  int nccl_version = 22809;
+  int in_progress = -1;       // polls until a non-blocking call of NCCL is done; -1: drawn from the seed
+  bool windows = true;        // whether NCCL's windows are supported
+  RankFaults ranks;
+  std::string hang;  // NAME:NTH, a call that does not return while this is set
   // By the name of a call, or "run.LABEL" for an operation: which occurrence fails, and how.
   std::map<std::string, Fault> faults;
   std::map<std::string, int> occurrences;

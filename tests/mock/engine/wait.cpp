@@ -1,6 +1,4 @@
 // The host waits: what cannot end is found here.
-#include <chrono>
-
 #include "engine.h"
 
 namespace mock {
@@ -12,19 +10,52 @@ int Engine::wait(Lock& lock, const OperationPtr& op) {
   while (op->state != State::kDone) {
     if (!by_threads() && step(lock, op)) continue;
     if (op->state == State::kDone) break;
-    const uint64_t seen = changes_;
-    if (by_threads() || running_ || host_threads_.size() > 1) {
-      const auto limit = std::chrono::duration<double>(options.deadlock_s);
-      auto moved = [&] { return changes_ != seen || op->state == State::kDone; };
-      if (condition_.wait_for(lock, limit, moved) || running_) continue;
-    }
-    if (let_time_pass(lock)) continue;
+    if (stand_by(lock) || let_time_pass(lock)) continue;
     reports.add("deadlock", "DEADLOCK: the host waits for " + name_of(*op) + ", and nothing can run:" + blocked());
     if (!op->queue->domain->error) op->queue->domain->error = kLaunchTimeout;
     return op->queue->domain->error;
   }
   learn(*op);
   return op->queue->domain->error;
+}
+
+bool Engine::await(Lock& lock, const std::function<bool()>& met, const std::function<std::string()>& what) {
+  while (!met()) {
+    if (!by_threads() && step(lock, nullptr)) continue;
+    if (met()) break;
+    if (stand_by(lock) || let_time_pass(lock)) continue;
+    reports.add("deadlock", "DEADLOCK: the host waits for " + what() + ", and nothing can run:" + blocked());
+    return false;
+  }
+  return true;
+}
+
+<<<<<<< HEAD
+=======
+// Until something changes; false: nothing will.
+bool Engine::stand_by(Lock& lock) {
+  if (std::chrono::steady_clock::now() - moved_ < std::chrono::duration<double>(options.processes_s)) {
+    // Gates are asked again: their words may be written by other processes.
+    condition_.wait_for(lock, std::chrono::milliseconds(1));
+    return true;
+  }
+  const bool alone = hosts_ ? blocked_ + 1 >= hosts_ : host_threads_.size() < 2;
+  if (alone && !running_ && idle()) return false;
+  const uint64_t seen = changes_;
+  blocked_++;
+  const auto limit = std::chrono::duration<double>(options.deadlock_s);
+  if (condition_.wait_for(lock, limit, [&] { return changes_ != seen; })) return true;
+  blocked_--;
+  return running_ > 0;
+}
+
+>>>>>>> main
+// No head of a queue could run.
+bool Engine::idle() const {
+  for (const auto& queue : queues_) {
+    if (!queue->pending.empty() && ready(*queue->pending.front())) return false;
+  }
+  return true;
 }
 
 // A kernel that polls what nobody will write runs on until its own deadline ends the wait.

@@ -34,8 +34,7 @@ impl Columns {
         for note in notes {
             text += &format!("# {note}\n");
         }
-        text +=
-            "# times are medians; spread: how far the medians of the first and second half of the runs lie apart\n#\n";
+        text += "# times are medians; spread: how far apart the medians of the runs' quarters lie\n#\n";
         text += &format!("#{}\n", &self.line(self.0.iter().map(|(name, ..)| (*name).to_string()))[1..]);
         text += &format!("#{}\n", &self.line(self.0.iter().map(|(_, unit, _)| (*unit).to_string()))[1..]);
         output::print(&text)

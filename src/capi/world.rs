@@ -1,0 +1,172 @@
+//! A prepared world: its executor, what is bound to it, its last report.
+
+use std::sync::{Mutex, MutexGuard, TryLockError};
+
+use super::plans::no_rank;
+use super::read::{Handle, Held};
+use super::status::{Fault, Outcome};
+use crate::exec::{Report, host};
+use crate::plan::{Checked, Plan, Role};
+
+/// A world, or one rank of it, that can run.
+#[derive(Debug)]
+pub struct OfPrepared {
+    world: Mutex<World>,
+}
+
+/// `seqpar_prepared`.
+pub type Prepared = Handle<OfPrepared>;
+
+impl Held for OfPrepared {
+    const TAG: u64 = 0x7365_7170_7072_6570;
+    const NAME: &'static str = "seqpar_prepared";
+}
+
+/// What a call works on.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) executor: Executor,
+    pub(super) strategy: &'static str,
+    /// Inputs and outputs of each rank that is here, by index; `None` for temporaries.
+    pub(super) slots: Vec<Vec<Option<Slot>>>,
+    /// A run was enqueued and not finished.
+    pub(super) running: bool,
+    pub(super) report: Option<Report>,
+}
+
+/// Where plans run.
+pub(super) enum Executor {
+    Host {
+        prepared: host::Prepared,
+        /// Of a run that was not finished.
+        report: Option<Report>,
+    },
+    #[cfg(feature = "cuda")]
+    Device(super::prepare::on_device::OnDevice),
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Host { .. } => "host",
+            #[cfg(feature = "cuda")]
+            Self::Device(_) => "device",
+        })
+    }
+}
+
+/// An input or output, and the memory bound to it.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    pub(super) name: String,
+    pub(super) writes: bool,
+    pub(super) bytes: usize,
+    pub(super) alignment: usize,
+    pub(super) address: Option<usize>,
+}
+
+impl OfPrepared {
+    /// All ranks of a world.
+    pub(super) fn world(plans: &[Checked<Plan>], executor: Executor, strategy: &'static str) -> Self {
+        Self::new(plans, |_| true, executor, strategy)
+    }
+
+    /// One rank of it.
+    #[cfg(feature = "nccl")]
+    pub(super) fn one(plans: &[Checked<Plan>], rank: usize, executor: Executor, strategy: &'static str) -> Self {
+        Self::new(plans, |of| of == rank, executor, strategy)
+    }
+
+    fn new(plans: &[Checked<Plan>], here: impl Fn(usize) -> bool, executor: Executor, strategy: &'static str) -> Self {
+        let aligned = match executor {
+            Executor::Host { .. } => 1,
+            #[cfg(feature = "cuda")]
+            Executor::Device(_) => 16,
+        };
+        let slot = |buffer: &crate::plan::Buffer| {
+            (buffer.role != Role::Temp).then(|| Slot {
+                name: buffer.name.clone(),
+                writes: buffer.role == Role::Output,
+                bytes: buffer.bytes(),
+                alignment: buffer.dtype.bytes().max(aligned),
+                address: None,
+            })
+        };
+        let slots_of = |(rank, plan): (usize, &Checked<Plan>)| match here(rank) {
+            true => plan.buffers.iter().map(slot).collect(),
+            false => Vec::new(),
+        };
+        let slots = plans.iter().enumerate().map(slots_of).collect();
+        Self { world: Mutex::new(World { executor, strategy, slots, running: false, report: None }) }
+    }
+
+    /// For one call at a time.
+    pub(super) fn enter(&self) -> Outcome<MutexGuard<'_, World>> {
+        match self.world.try_lock() {
+            Ok(world) => Ok(world),
+            // A panic was reported; what it left is checked again by the next run.
+            Err(TryLockError::Poisoned(world)) => Ok(world.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                Err(Fault::argument("another thread is in a call with this seqpar_prepared: use one thread at a time"))
+            }
+        }
+    }
+
+    /// The world, when nobody else has it.
+    pub(super) fn into_world(self) -> World {
+        self.world.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl World {
+    /// The slot of an input or output.
+    pub(super) fn slot(&mut self, rank: usize, index: usize) -> Outcome<&mut Slot> {
+        let world = self.slots.len();
+        let slots = self.slots.get_mut(rank).ok_or_else(|| no_rank(rank, world))?;
+        let buffers = slots.len();
+        if buffers == 0 {
+            return Err(Fault::argument(format!("rank {rank} is not here: bind the buffers of this rank")));
+        }
+        let slot = slots
+            .get_mut(index)
+            .ok_or_else(|| Fault::argument(format!("buffer {index} of rank {rank}: it has {buffers}")))?;
+        slot.as_mut().ok_or_else(|| {
+            Fault::argument(format!("buffer {index} of rank {rank} is a temporary: bind inputs and outputs"))
+        })
+    }
+
+    /// Refuses what is not bound, and outputs that overlap something.
+    pub(super) fn check_bound(&self) -> Outcome {
+        let unbound = |why: String| Fault::Crate(crate::Error::Bind(why));
+        let mut ranges = Vec::new();
+        for (rank, slots) in self.slots.iter().enumerate() {
+            for slot in slots.iter().flatten() {
+                let Some(address) = slot.address else {
+                    return Err(unbound(format!("buffer {} of rank {rank} is not bound: call seqpar_bind", slot.name)));
+                };
+                if slot.bytes > 0 {
+                    ranges.push((address, address + slot.bytes, slot, rank));
+                }
+            }
+        }
+        ranges.sort_by_key(|range| range.0);
+        // The furthest end of all ranges so far, and of the outputs among them.
+        let (mut any, mut output) = (None::<(usize, &str)>, None::<(usize, &str)>);
+        for &(begin, end, slot, rank) in &ranges {
+            let over = if slot.writes { any } else { output };
+            if let Some((_, other)) = over.filter(|(until, _)| *until > begin) {
+                return Err(unbound(format!(
+                    "buffers {other} and {} of rank {rank} overlap, and one is an output: give it memory of its own",
+                    slot.name
+                )));
+            }
+            let further =
+                |last: Option<(usize, _)>| Some(last.filter(|last| last.0 >= end).unwrap_or((end, slot.name.as_str())));
+            any = further(any);
+            if slot.writes {
+                output = further(output);
+            }
+        }
+        Ok(())
+    }
+}
