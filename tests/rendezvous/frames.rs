@@ -184,7 +184,7 @@ fn a7_bytes_before_the_key_is_proved() {
         println!("note: A7: {STRANGERS} strangers at once: peak {peak} bytes, largest allocation {largest}");
         assert!(largest < 64 << 10, "{largest}");
         // Far less than allowed; a client with the key at the end is among it.
-        assert!(peak < STRANGERS * 16 << 10, "{peak}");
+        assert!(peak < STRANGERS * (16 << 10), "{peak}");
     });
 }
 
@@ -332,5 +332,19 @@ fn a_host_with_another_key_is_not_believed() {
     let other = Key::from_bytes(OTHER_KEY.as_bytes()).unwrap();
     let host = TcpStore::serve(&other, &TcpOptions::default()).unwrap();
     let error = TcpStore::connect(&host.address().to_string(), 1, &key(), &TcpOptions::default(), soon()).unwrap_err();
+    assert!(error.to_string().contains("does not carry the job's key"), "{error}");
+}
+
+#[test]
+fn a_host_that_only_says_welcome_is_not_believed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&[b"SEQPARS1".as_slice(), &[1; 32]].concat()).unwrap();
+        stream.read_exact(&mut [0; 72]).unwrap();
+        stream.write_all(&[0; 33]).unwrap();
+    });
+    let error = TcpStore::connect(&address, 1, &key(), &TcpOptions::default(), soon()).unwrap_err();
     assert!(error.to_string().contains("does not carry the job's key"), "{error}");
 }

@@ -1,6 +1,4 @@
 // The host waits: what cannot end is found here.
-#include <chrono>
-
 #include "engine.h"
 
 namespace mock {
@@ -32,6 +30,8 @@ bool Engine::await(Lock& lock, const std::function<bool()>& met, const std::func
   return true;
 }
 
+<<<<<<< HEAD
+=======
 // Until something changes; false: nothing will.
 bool Engine::stand_by(Lock& lock) {
   if (std::chrono::steady_clock::now() - moved_ < std::chrono::duration<double>(options.processes_s)) {
@@ -49,6 +49,7 @@ bool Engine::stand_by(Lock& lock) {
   return running_ > 0;
 }
 
+>>>>>>> main
 // No head of a queue could run.
 bool Engine::idle() const {
   for (const auto& queue : queues_) {
