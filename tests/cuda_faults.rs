@@ -3,8 +3,8 @@
 //! where one is concerned; no panic, no hang, no leak, nothing reported; a world prepared afterwards
 //! gives the right bits.
 //!
-//! With `SEQPAR_SEEDS` above 1 each occurrence of each call fails, otherwise the first, the last and
-//! some between.
+//! With `SEQPAR_SEEDS` above 1 each occurrence of each call fails, in more ways to run; otherwise the
+//! first, the last and one between.
 #![cfg(feature = "cuda")]
 
 mod emulation;
@@ -58,18 +58,20 @@ impl Subject {
         let mut options = self.way.options();
         options.timed = true;
         let prepared = prepare(context, kernels, plans(&self.case, &self.world, 2), options)?;
-        Ok(run_tensors(&prepared, &self.inputs, 2)?.0)
+        Ok(run_tensors(&prepared, &self.inputs, 1 + usize::from(self.way.graph))?.0)
     }
 }
 
 fn subjects() -> Vec<Subject> {
     let of = |capability, gates, graph| Way { capability, gates, graph };
-    vec![
-        Subject::new("fastseq", of(90, Gates::Flags, false)),
-        Subject::new("fastseq", of(80, Gates::Flags, false)),
-        Subject::new("fastseq", of(80, Gates::Flags, true)),
-        Subject::new("megatron", of(90, Gates::Events, true)),
-    ]
+    let mut list =
+        vec![Subject::new("fastseq", of(90, Gates::Flags, false)), Subject::new("fastseq", of(80, Gates::Flags, true))];
+    if seeds() > 1 {
+        list.push(Subject::new("fastseq", of(80, Gates::Flags, false)));
+        list.push(Subject::new("megatron", of(90, Gates::Events, true)));
+        list.push(Subject::new("megatron", of(80, Gates::Events, false)));
+    }
+    list
 }
 
 /// `cuMemAlloc_v2` is called `cuMemAlloc` by everybody.
@@ -93,7 +95,7 @@ fn occurrences(count: usize) -> BTreeSet<usize> {
     if seeds() > 1 {
         return (1..=count).collect();
     }
-    [1, 2, count / 3, count * 2 / 3, count].into_iter().filter(|nth| (1..=count).contains(nth)).collect()
+    [1, count.div_ceil(2), count].into_iter().filter(|nth| (1..=count).contains(nth)).collect()
 }
 
 fn fail(mock: &Mock, subject: &Subject, name: &str, nth: usize, want: &Tensors) {
@@ -122,6 +124,9 @@ fn fail(mock: &Mock, subject: &Subject, name: &str, nth: usize, want: &Tensors) 
     let reports: Vec<String> = mock.reports().into_iter().filter(|report| !worthless(report)).collect();
     assert!(reports.is_empty(), "{what}:\n{}", reports.join("\n"));
     assert_eq!(mock.leaks(), Vec::<String>::new(), "{what}");
+    if nth > 1 && seeds() == 1 {
+        return;
+    }
     let seen = mock.reports();
     let again = subject.run().unwrap_or_else(|e| panic!("{what}, and then: {e}"));
     assert_same_bits(&what, &again, want);

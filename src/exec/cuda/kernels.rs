@@ -61,6 +61,13 @@ impl Kernels {
         unsafe { Self::load(context, &images) }
     }
 
+    /// Never unloads them: that would wait for work that never ends.
+    pub(super) fn leave(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.modules));
+        let functions = self.functions.get_mut().unwrap_or_else(PoisonError::into_inner);
+        std::mem::forget(std::mem::take(functions));
+    }
+
     /// What launches are chosen for.
     pub fn device(&self) -> Device {
         self.device
