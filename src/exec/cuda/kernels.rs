@@ -63,7 +63,7 @@ impl Kernels {
 
     /// Never unloads them: that would wait for work that never ends.
     pub(super) fn leave(&self) {
-        std::mem::forget(self.modules.clone());
+        std::mem::forget(self.clone());
     }
 
     /// What launches are chosen for.

@@ -45,6 +45,7 @@ mod link;
 mod memory;
 mod prepared;
 pub mod program;
+mod ranges;
 #[cfg(feature = "nccl")]
 mod rank_threads;
 mod report;
