@@ -196,6 +196,18 @@ typedef struct SeqparSum {
   int32_t reserved;
 } SeqparSum;
 
+/* ---- a link between ranks that share a device: messages take time ---- */
+
+typedef struct SeqparLink {
+  uint64_t lock;    /* u32: 0, or held by the launch that moves the two times below */
+  uint64_t egress;  /* u64: when the sender's port is free, by the device's clock */
+  uint64_t ingress; /* the same of the receiver's port */
+  uint64_t arrival; /* u64: when the message is there */
+  uint64_t transfer_ns; /* both ports are taken for so long */
+  uint64_t latency_ns;  /* from then to the arrival */
+  uint64_t timeout_ns;  /* longest wait, for the lock and for the arrival */
+} SeqparLink;
+
 /* ---- merge of two attention results over disjoint keys ---- */
 
 typedef struct SeqparLseMerge {

@@ -19,21 +19,24 @@ step() {
     fi
 }
 
+# Everything that runs without a GPU is tested in one set of features: on Linux with the mocks of the
+# CUDA driver and of NCCL, elsewhere without CUDA.
+features=()
+if [ "$(uname -s)" = Linux ]; then features=(--features torchrun,nvtx); fi
+
 step "format" cargo fmt --check
-step "clippy" cargo clippy --quiet --all-targets -- -D warnings
-step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
-step "tests" cargo test --no-fail-fast
-step "without the command line" cargo clippy --quiet --no-default-features --lib -- -D warnings
+step "clippy" cargo clippy --quiet --all-targets "${features[@]}" -- -D warnings
+step "clippy of the default features" cargo clippy --quiet --all-targets -- -D warnings
+step "clippy without the command line" cargo clippy --quiet --no-default-features --lib -- -D warnings
+step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps "${features[@]}"
+step "tests" cargo test --no-fail-fast "${features[@]}"
 step "the candle example" cargo run --quiet --manifest-path examples/candle/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-target}/candle"
 if [ "$(uname -s)" = Linux ]; then
-    step "clippy of the CUDA tests" cargo clippy --quiet --features cuda --test cuda_mock --test cuda_executor -- -D warnings
-    step "CUDA on a mock driver" cargo test --no-fail-fast --features cuda --test cuda_mock --test cuda_executor
-    step "the C ABI on mocks" cargo test --quiet --features nccl --test capi
     # The kernels that the tests have compiled are found again by content.
     nvcc="${NVCC:-$(scripts/cuda_wheels.sh || true)}"
     kernels=(env NVCC="$nvcc" SEQPAR_KERNEL_CACHE="$PWD/${CARGO_TARGET_DIR:-target}/tmp/nvcc")
     step "kernels in the crate" "${kernels[@]}" cargo test --quiet --features kernels --lib --test capi -- kernel::cuda header::
-    step "clippy of all features" "${kernels[@]}" cargo clippy --quiet --features kernels --lib --bins -- -D warnings
+    step "clippy of the kernels" "${kernels[@]}" cargo clippy --quiet --features kernels --lib --bins -- -D warnings
 fi
 
 printf '\n== results\n'

@@ -3,69 +3,48 @@
 //! events and as flags, in every scheduling mode. No race is reported, the bits are those of one
 //! rank where the strategy keeps them, and values are those of the host executor.
 //!
-//! `SEQPAR_SEEDS` sets the schedules a mode (1 by default).
+//! `SEQPAR_SEEDS` sets the schedules a mode; above 1 every mode and schedule runs in all four ways.
+//! By default each world runs in two modes and two ways, all of them in turn.
 #![cfg(feature = "cuda")]
 
 mod emulation;
 mod mock;
 mod support;
 
-use std::collections::BTreeMap;
+use std::time::Instant;
 
 use seqpar::dtype::Dtype;
-use seqpar::exec::cuda::{CudaOptions, Kernels, prepare, prepare_lowered, run_tensors};
+use seqpar::exec::cuda::{prepare, run_tensors};
 use seqpar::exec::host::{self, HostOptions};
-use seqpar::plan::lower::{Command, Gates, Lowered};
-use seqpar::plan::{Checked, Plan, check_world};
-use seqpar::strategy::{self, LayerProblem, Options};
+use seqpar::plan::{Checked, Plan};
 
+use mock::layers::{Way, kernels, layer, plans, seeds};
 use mock::workload::context;
 use mock::{MODES, Mock, on_mock};
 use support::cases::{Case, layer_inputs};
-use support::worlds::{World, worlds};
+use support::worlds::worlds;
 use support::{Rng, Tensors, assert_same_bits};
 
-const WAYS: [(Gates, bool); 3] = [(Gates::Events, false), (Gates::Flags, false), (Gates::Events, true)];
-
-fn seeds() -> u64 {
-    std::env::var("SEQPAR_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1)
-}
-
-fn layer(case: &Case, ranks: usize) -> LayerProblem {
-    LayerProblem {
-        attention: case.problem(case.even(ranks)),
-        hidden: 64,
-        qkv_bias: true,
-        proj_bias: true,
-        text_weights: false,
-        qk_norm: Some(1e-6),
-        rope: Some(seqpar::kernel::spec::RopePairs::Interleaved),
-        mlp: None,
-    }
-}
-
-fn plans(case: &Case, world: &World, ranks: usize) -> Vec<Checked<Plan>> {
-    let options = Options { gated: true, ..Options::default() };
-    check_world(strategy::layer(&layer(case, ranks), world.strategy, &world.mesh, &options).unwrap()).unwrap()
-}
-
-fn kernels(context: &seqpar::cuda::Context) -> Kernels {
-    // SAFETY: the mock does not read images.
-    unsafe { Kernels::load(context, &[b"any image"]) }.unwrap()
-}
-
-fn run(mock: &Mock, plans: Vec<Checked<Plan>>, inputs: &Tensors, (gates, graph): (Gates, bool), what: &str) -> Tensors {
+fn run(mock: &Mock, plans: Vec<Checked<Plan>>, inputs: &Tensors, way: Way, what: &str) -> Tensors {
     let context = context();
     let kernels = kernels(&context);
-    let mut options = CudaOptions::default();
-    (options.gates, options.graph) = (gates, graph);
-    let prepared = prepare(context, kernels, plans, options).unwrap_or_else(|e| panic!("{what}: {e}"));
-    let result = run_tensors(&prepared, inputs, 2);
+    let prepared = prepare(context, kernels, plans, way.options()).unwrap_or_else(|e| panic!("{what}: {e}"));
+    // A graph is launched again.
+    let result = run_tensors(&prepared, inputs, 1 + usize::from(way.graph));
     mock.assert_clean(what);
     let (outputs, _) = result.unwrap_or_else(|e| panic!("{what}: {e}"));
     drop(prepared);
     assert_eq!(mock.leaks(), Vec::<String>::new(), "{what}");
     outputs
+}
+
+fn schedules(world: usize) -> Vec<(&'static str, u64, Way)> {
+    let ways = Way::all();
+    if seeds() == 1 {
+        return [world, world + 2].map(|i| (MODES[i % 4], (i - world) as u64, ways[(i + world / 4) % 4])).to_vec();
+    }
+    let all = MODES.into_iter().flat_map(|mode| (0..seeds()).map(move |seed| (mode, seed)));
+    all.flat_map(|(mode, seed)| ways.map(|way| (mode, seed, way))).collect()
 }
 
 #[test]
@@ -75,6 +54,7 @@ fn every_strategy_is_clean_and_right() {
         let case = Case { text: 6, ..Case::plain(Dtype::Bf16, 22, 4, 64) };
         let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(7));
         let mut reference: Option<Tensors> = None;
+        let (mut runs, mut at, begin) = (0, 0, Instant::now());
         for ranks in 1..=4 {
             for world in worlds(ranks) {
                 let on_host = {
@@ -82,17 +62,23 @@ fn every_strategy_is_clean_and_right() {
                     host::run_tensors(&mut prepared, &inputs).unwrap().0
                 };
                 let mut first: Option<Tensors> = None;
-                for (i, mode) in MODES.into_iter().enumerate() {
-                    for seed in 0..seeds() {
-                        let ways = if seeds() > 1 { &WAYS[..] } else { &WAYS[i % 3..i % 3 + 1] };
-                        for way in ways {
-                            mock.reset(mode, seed);
-                            let what = format!("{} of {ranks} ranks, {mode}, seed {seed}, {way:?}", world.name());
-                            let outputs = run(mock, plans(&case, &world, ranks), &inputs, *way, &what);
-                            assert_same_bits(&what, &outputs, first.get_or_insert(outputs.clone()));
-                        }
-                    }
+                for (mode, seed, way) in schedules(at) {
+                    runs += 1;
+                    mock.reset(mode, seed);
+                    // Races within kernels are looked for in one schedule of each mode, and elsewhere.
+                    mock.configure(&format!("check={}", u8::from(seed == 0)));
+                    let what = format!("{} of {ranks} ranks, {mode}, seed {seed}, {way:?}", world.name());
+                    let outputs = run(mock, plans(&case, &world, ranks), &inputs, way, &what);
+                    assert_same_bits(&what, &outputs, first.get_or_insert(outputs.clone()));
                 }
+                if seeds() > 1 {
+                    eprintln!(
+                        "{} of {ranks} ranks: {runs} runs so far, {:.0} s",
+                        world.name(),
+                        begin.elapsed().as_secs_f64()
+                    );
+                }
+                at += 1;
                 let outputs = first.unwrap();
                 if world.keeps_bits() {
                     assert_same_bits(&world.name(), &outputs, reference.get_or_insert(outputs.clone()));
@@ -106,50 +92,37 @@ fn every_strategy_is_clean_and_right() {
                 }
             }
         }
+        println!("{runs} runs, graphs launched twice, {} schedules a mode", seeds());
     });
 }
 
-/// Each wait of the lowered form dropped in turn: the mock reports it, or the streams' order
-/// implies it on this device (a wait between streams that the law needs on any).
+/// Every op has a span, eager and in a graph, whose times are those of its last launch.
 #[test]
-fn a_dropped_wait_is_reported() {
+fn every_op_is_timed() {
     on_mock(|mock| {
-        mock.configure("sms=4");
+        mock.configure("sms=4 check=0");
         let case = Case::plain(Dtype::Bf16, 16, 2, 64);
-        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(9));
-        let (mut dropped, mut reported) = (0, 0);
-        let mut silent: BTreeMap<String, usize> = BTreeMap::new();
+        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(7));
         for world in worlds(2) {
-            let whole: Vec<Lowered> = plans(&case, &world, 2).iter().map(|p| p.lowered(Gates::Events)).collect();
-            for (stream, commands) in whole[0].streams.iter().enumerate() {
-                let waits = commands.iter().enumerate().filter(|(_, c)| matches!(c, Command::Wait(_)));
-                for (position, _) in waits {
-                    let mut lowered = whole.clone();
-                    lowered[0].streams[stream].remove(position);
-                    let mut found = false;
-                    for mode in MODES {
-                        mock.reset(mode, 3);
-                        let context = context();
-                        let kernels = kernels(&context);
-                        let options = CudaOptions::default();
-                        let checked = plans(&case, &world, 2);
-                        let prepared = prepare_lowered(context, kernels, checked, lowered.clone(), options).unwrap();
-                        let _ = run_tensors(&prepared, &inputs, 2);
-                        found |= !mock.reports().is_empty();
-                        if found {
-                            break;
-                        }
-                    }
-                    dropped += 1;
-                    reported += usize::from(found);
-                    if !found {
-                        *silent.entry(format!("{} stream {stream} command {position}", world.name())).or_default() += 1;
-                    }
+            for way in Way::all() {
+                let what = format!("{} {way:?}", world.name());
+                mock.reset("random", 1);
+                let context = context();
+                let kernels = kernels(&context);
+                let mut options = way.options();
+                options.timed = true;
+                let plans = plans(&case, &world, 2);
+                let ops: usize = plans.iter().map(|plan| plan.ops.len()).sum();
+                let prepared = prepare(context, kernels, plans, options).unwrap();
+                let (_, report) = run_tensors(&prepared, &inputs, 2).unwrap_or_else(|e| panic!("{what}: {e}"));
+                mock.assert_clean(&what);
+                assert_eq!(report.spans.len(), ops, "{what}");
+                for span in &report.spans {
+                    let within = span.begin_ns <= span.end_ns && span.end_ns <= report.wall_ns;
+                    assert!(within, "{what}: {span:?} of {} ns", report.wall_ns);
                 }
+                assert!(report.spans.iter().any(|span| span.end_ns > span.begin_ns), "{what}");
             }
         }
-        println!("{reported} of {dropped} dropped waits reported; silent: {silent:?}");
-        assert!(dropped > 10, "{dropped} waits");
-        assert_eq!(reported, dropped, "silent: {silent:?}");
     });
 }

@@ -3,8 +3,8 @@
 //! events and as flags, in every scheduling mode: no race is reported, the bits are those of
 //! loopback, bytes are the plan's, and a rank that goes away is an error that names the op.
 //!
-//! By default each world is run in one mode and way, in turn; `SEQPAR_SEEDS=n` runs n schedules of
-//! every mode and way.
+//! `SEQPAR_SEEDS` sets the schedules a mode; above 1 every mode and schedule runs in all ways. By
+//! default each world runs in one mode and way, all of them in turn.
 #![cfg(feature = "nccl")]
 
 mod emulation;
@@ -21,50 +21,27 @@ use seqpar::exec::cuda::{CudaOptions, Kernels, Nccl, RankThreads, prepare, prepa
 use seqpar::exec::host::{self, HostOptions};
 use seqpar::exec::{HostTensor, Report, SpanKind};
 use seqpar::plan::lower::{Command, Gates, Lowered};
-use seqpar::plan::{Checked, Plan, Role, check_world};
-use seqpar::strategy::{self, LayerProblem, Options};
+use seqpar::plan::{Builder, Checked, CommKind, Direction, Placement, Plan, Role, View, check_world};
 
+use mock::layers::{kernels, layer, plans, seeds};
 use mock::{MODES, Mock, on_mock};
 use support::cases::{Case, layer_inputs};
 use support::worlds::{World, worlds};
 use support::{Rng, Tensors, assert_same_bits};
 
-/// Gates, graph, several runs.
-const WAYS: [(Gates, bool); 3] = [(Gates::Events, false), (Gates::Events, true), (Gates::Flags, false)];
+/// Gates, graph.
+const WAYS: [(Gates, bool); 4] =
+    [(Gates::Events, false), (Gates::Events, true), (Gates::Flags, false), (Gates::Flags, true)];
 const DEVICES: [i32; 4] = [0, 1, 2, 3];
 const DEADLINE: Duration = Duration::from_secs(20);
 
-fn layer(case: &Case, ranks: usize) -> LayerProblem {
-    LayerProblem {
-        attention: case.problem(case.even(ranks)),
-        hidden: 32,
-        qkv_bias: true,
-        proj_bias: true,
-        text_weights: false,
-        qk_norm: None,
-        rope: Some(seqpar::kernel::spec::RopePairs::Interleaved),
-        mlp: None,
-    }
-}
-
-fn plans(case: &Case, world: &World, ranks: usize) -> Vec<Checked<Plan>> {
-    let options = Options { gated: true, ..Options::default() };
-    check_world(strategy::layer(&layer(case, ranks), world.strategy, &world.mesh, &options).unwrap()).unwrap()
-}
-
-/// The same, with communication in f32 to sum.
 fn world_named(ranks: usize, name: &str) -> World {
     worlds(ranks).into_iter().find(|world| world.strategy.name() == name).unwrap()
 }
 
-fn kernels(context: &Context) -> seqpar::Result<Kernels> {
-    // SAFETY: the mock does not read images.
-    unsafe { Kernels::load(context, &[b"any image"]) }
-}
-
 fn loopback(plans: Vec<Checked<Plan>>, inputs: &Tensors) -> Tensors {
     let context = Context::primary(0).unwrap();
-    let kernels = kernels(&context).unwrap();
+    let kernels = kernels(&context);
     let prepared = prepare(context, kernels, plans, CudaOptions::default()).unwrap();
     run_tensors(&prepared, inputs, 1).unwrap().0
 }
@@ -89,7 +66,7 @@ impl Setting {
         RankThreads {
             library: &self.library,
             devices: &DEVICES[..ranks],
-            kernels: &kernels,
+            kernels: &|context| Ok(kernels(context)),
             options: &self.options,
             config: &self.config,
             native_sums: self.native_sums,
@@ -120,9 +97,10 @@ fn clean(
 
 /// (mode, seed, way) of the `nth` world.
 fn schedules(nth: usize) -> Vec<(&'static str, u64, (Gates, bool))> {
-    let seeds: Option<u64> = std::env::var("SEQPAR_SEEDS").ok().and_then(|s| s.parse().ok());
-    let Some(seeds) = seeds else { return vec![(MODES[nth % 4], nth as u64, WAYS[nth % 3])] };
-    let all = MODES.iter().flat_map(|mode| (0..seeds).flat_map(move |seed| WAYS.map(|way| (*mode, seed, way))));
+    if seeds() == 1 {
+        return vec![(MODES[nth % 4], nth as u64, WAYS[(nth + nth / 4) % 4])];
+    }
+    let all = MODES.iter().flat_map(|mode| (0..seeds()).flat_map(move |seed| WAYS.map(|way| (*mode, seed, way))));
     all.collect()
 }
 
@@ -133,7 +111,7 @@ fn every_strategy_has_the_bits_of_loopback() {
         let case = Case { text: 3, ..Case::plain(Dtype::Bf16, 13, 4, 32) };
         let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(7));
         let mut of_one_rank: Option<Tensors> = None;
-        let mut nth = 0;
+        let (mut nth, mut runs) = (0, 0);
         for ranks in 1..=4 {
             for world in worlds(ranks) {
                 let plans = plans(&case, &world, ranks);
@@ -144,9 +122,10 @@ fn every_strategy_has_the_bits_of_loopback() {
                 for (mode, seed, way) in schedules(nth) {
                     let what = format!("{} of {ranks} ranks, {mode}, seed {seed}, {way:?}", world.name());
                     mock.reset(mode, seed);
-                    let begin = Instant::now();
+                    // Races within kernels are looked for in one schedule of each mode, and elsewhere.
+                    mock.configure(&format!("check={}", u8::from(seed == 0)));
+                    runs += 1;
                     let (outputs, report) = clean(mock, &Setting::new(way), &plans, &inputs, 2, &what);
-                    println!("{what}: {:?}", begin.elapsed());
                     assert_same_bits(&what, &outputs, &by_loopback);
                     let bytes: Vec<u64> = plans.iter().map(|plan| plan.bytes_sent()).collect();
                     assert_eq!(report.bytes_sent, bytes, "{what}");
@@ -157,9 +136,324 @@ fn every_strategy_has_the_bits_of_loopback() {
                     assert_same_bits(&world.name(), &by_loopback, first);
                 }
                 assert_near(&world.name(), &by_loopback, &on_host);
+                if seeds() > 1 {
+                    eprintln!("{} of {ranks} ranks: {runs} worlds so far", world.name());
+                }
+            }
+        }
+        println!("{runs} worlds, each run twice, {} schedules a mode", seeds());
+    });
+}
+
+#[test]
+fn twenty_replays_have_the_bits_of_one_run() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let case = Case::plain(Dtype::Bf16, 7, 3, 32);
+        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(8));
+        for (name, mode) in [("fastseq", "random"), ("megatron", "threads")] {
+            mock.reset(mode, 5);
+            let plans = plans(&case, &world_named(3, name), 3);
+            let eager = clean(mock, &Setting::new(WAYS[0]), &plans, &inputs, 1, name).0;
+            for times in [1, 20] {
+                let replayed = clean(mock, &Setting::new(WAYS[1]), &plans, &inputs, times, name).0;
+                assert_same_bits(name, &replayed, &eager);
             }
         }
     });
+}
+
+/// Each wait of one rank's lowered form dropped in turn: each is around a communication, and the
+/// mock reports it.
+#[test]
+fn a_dropped_wait_is_reported() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let case = Case::plain(Dtype::Bf16, 7, 2, 32);
+        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(9));
+        let (mut dropped, mut silent) = (0, Vec::new());
+        for name in ["fastseq", "ulysses", "ring", "megatron", "kv-gather"] {
+            let plans = plans(&case, &world_named(2, name), 2);
+            let whole: Vec<Lowered> = plans.iter().map(|plan| plan.lowered(Gates::Events)).collect();
+            for (stream, commands) in whole[0].streams.iter().enumerate() {
+                for (position, _) in commands.iter().enumerate().filter(|(_, c)| matches!(c, Command::Wait(_))) {
+                    let mut lowered = whole.clone();
+                    lowered[0].streams[stream].remove(position);
+                    let reported = MODES.iter().any(|mode| {
+                        mock.reset(mode, 3);
+                        let _ = Setting::new(WAYS[0]).threads(2).run_lowered(&plans, &lowered, &inputs, 2);
+                        !mock.reports().is_empty()
+                    });
+                    dropped += 1;
+                    if !reported {
+                        silent.push(format!("{name} stream {stream} command {position}"));
+                    }
+                }
+            }
+        }
+        println!("{dropped} waits dropped");
+        assert!(dropped > 10, "{dropped} waits");
+        assert_eq!(silent, Vec::<String>::new());
+    });
+}
+
+/// A rank that dies as one on the same node does, of which NCCL says nothing.
+#[test]
+fn a_rank_that_dies_silently_is_a_timeout_that_names_the_op() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let case = Case::plain(Dtype::Bf16, 7, 3, 32);
+        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(10));
+        for (nth, name) in ["fastseq", "megatron", "ring"].into_iter().enumerate() {
+            let plans = plans(&case, &world_named(3, name), 3);
+            for graph in [false, true] {
+                let what = format!("{name}, graph {graph}");
+                mock.reset(MODES[nth], 2);
+                mock.configure("die=1:2");
+                let mut setting = Setting::new((Gates::Events, graph));
+                setting.options.deadline = Duration::from_secs(1);
+                let begin = Instant::now();
+                let failure = between(setting.run(&plans, &inputs, 1).unwrap_err());
+                assert!(begin.elapsed() < Duration::from_secs(10), "{what}: {:?}", begin.elapsed());
+                assert!(matches!(failure.kind, FailureKind::Timeout { .. }), "{what}: {failure}");
+                // Ops are counted by the rank; the second one is the first that nobody sees.
+                let plan = &plans[failure.rank];
+                let ops: Vec<&str> =
+                    plan.op_ids().filter(|op| plan.comm(*op).is_some()).map(|op| plan.label(op)).collect();
+                assert_eq!(failure.op, ops[1], "{what}: {failure}");
+                assert_eq!((failure.comm.as_str(), failure.seq), ("world", Some(1)), "{what}: {failure}");
+                mock.configure("reset die=-1:0");
+                assert_eq!(mock.leaks(), Vec::<String>::new(), "{what}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_rank_whose_death_is_told_is_lost_at_the_op() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let case = Case::plain(Dtype::Bf16, 7, 2, 32);
+        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(11));
+        let plans = plans(&case, &world_named(3, "fastseq"), 3);
+        mock.reset("late", 2);
+        mock.configure("die=1:2 death=remote");
+        let begin = Instant::now();
+        let failure = between(Setting::new(WAYS[0]).run(&plans, &inputs, 1).unwrap_err());
+        assert!(begin.elapsed() < DEADLINE / 2, "no deadline is needed: {:?}", begin.elapsed());
+        assert!(matches!(failure.kind, FailureKind::PeerLost { .. }), "{failure}");
+        assert!(!failure.op.is_empty() && failure.rank != 1, "{failure}");
+        mock.configure("reset die=-1:0 death=silent");
+    });
+}
+
+/// The device never lets go of what was aborted: that is an error too, and nothing waits for it.
+#[test]
+fn an_abort_that_does_not_return_is_left_behind() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let case = Case::plain(Dtype::Bf16, 7, 2, 32);
+        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(14));
+        let plans = plans(&case, &world_named(2, "ulysses"), 2);
+        mock.reset("late", 2);
+        mock.configure("die=1:1 hang=ncclCommAbort:1");
+        let mut setting = Setting::new(WAYS[0]);
+        setting.options.deadline = Duration::from_millis(500);
+        setting.config.reaper_deadline = Duration::from_millis(300);
+        let begin = Instant::now();
+        between(setting.run(&plans, &inputs, 1).unwrap_err());
+        assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+        mock.assert_clean("nothing waits for the device");
+        mock.configure("hang= die=-1:0");
+    });
+}
+
+/// One of three ranks never runs; the others fail by their deadline, and from then on at once.
+#[test]
+fn after_a_failure_every_run_says_so_at_once() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let case = Case::plain(Dtype::Bf16, 7, 2, 32);
+        let plans = plans(&case, &world_named(3, "ulysses"), 3);
+        let library = Library::load(None).unwrap();
+        let id = library.unique_id().unwrap();
+        let errors = mock.ranks(3, |rank| {
+            let (held, context) = (Context::primary(rank as i32).unwrap(), Context::primary(rank as i32).unwrap());
+            let kernels = kernels(&context);
+            let config = Config::default();
+            let nccl = Nccl::new(Communicator::new(&library, &id, rank, 3, &config, DEADLINE).unwrap());
+            let transport = nccl.transport(&plans, false, &config, DEADLINE).unwrap();
+            let mut options = CudaOptions::default();
+            options.deadline = Duration::from_millis(500);
+            let prepared = prepare_rank(context, kernels, plans[rank].clone(), transport, options).unwrap();
+            let memory: Vec<_> = plans[rank]
+                .buffers
+                .iter()
+                .map(|buffer| {
+                    (buffer.role != Role::Temp).then(|| seqpar::cuda::DeviceMemory::new(buffer.bytes()).unwrap())
+                })
+                .collect();
+            let stream = Stream::new(Priority::Low).unwrap();
+            memory.iter().flatten().for_each(|memory| memory.fill(0, &stream).unwrap());
+            let addresses: Vec<_> = memory.iter().map(|memory| memory.as_ref().map(|m| m.address())).collect();
+            // SAFETY: the memory lives longer than the result, and nobody else uses it.
+            let mut bound = unsafe { prepared.bind(&[addresses]) }.unwrap();
+            if rank == 1 {
+                // Comes back when the others have given up.
+                std::thread::sleep(Duration::from_secs(2));
+                return Vec::new();
+            }
+            let first = bound.run(&stream).and_then(|()| bound.finish().map(drop)).unwrap_err();
+            let begin = Instant::now();
+            let later = bound.run(&stream).unwrap_err();
+            assert!(begin.elapsed() < Duration::from_millis(50), "{:?}", begin.elapsed());
+            drop(bound);
+            drop((prepared, nccl, memory, held));
+            vec![between(first), between(later)]
+        });
+        for rank in [0, 2] {
+            assert!(matches!(errors[rank][0].kind, FailureKind::Timeout { .. }), "{}", errors[rank][0]);
+            assert_eq!(errors[rank][0].rank, rank);
+            assert!(matches!(errors[rank][1].kind, FailureKind::Poisoned { .. }), "{}", errors[rank][1]);
+        }
+    });
+}
+
+#[test]
+fn groups_get_communicators_of_their_own() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let case = Case::plain(Dtype::Bf16, 8, 4, 32);
+        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(12));
+        for (ulysses, ring) in [(2, 2), (4, 1)] {
+            let square = |world: &World| (world.mesh.ulysses, world.mesh.ring) == (ulysses, ring);
+            let world = worlds(4).into_iter().find(square).unwrap();
+            mock.reset("random", 3);
+            clean(mock, &Setting::new(WAYS[0]), &plans(&case, &world, 4), &inputs, 1, &world.name());
+            let splits = mock.calls().into_iter().find(|(name, _)| name == "ncclCommSplit").map_or(0, |(_, n)| n);
+            // Rows and columns of the mesh: two rounds on four ranks; the world's needs none.
+            assert_eq!(splits, if ring == 2 { 8 } else { 0 }, "{}", world.name());
+        }
+    });
+}
+
+/// One communication of whole slots; `x` is `[ranks]` slots of 4 on each rank, `out` what it makes.
+fn collective(kind: CommKind, rank: usize, ranks: usize) -> Plan {
+    const SLOT: usize = 4;
+    let mut b = Builder::new(rank, ranks);
+    let (compute, comm) = (b.stream("compute"), b.stream("comm"));
+    let placed = |tensor: &str, elems| {
+        let dims = [1, 1, 1, elems];
+        Some(Placement { tensor: format!("{tensor} of {rank}"), dims, index: [None, None, None, None] })
+    };
+    let all = SLOT * ranks;
+    let made = if kind == CommKind::ReduceScatter { SLOT } else { all };
+    let x = b.buffer("x", Role::Input, Dtype::F32, [1, 1, 1, all], placed("x", all));
+    let out = b.buffer("out", Role::Output, Dtype::F32, [1, 1, 1, made], placed("out", made));
+    let y = b.temp("y", Dtype::F32, [1, 1, 1, made]);
+    let slot = |of: usize| SLOT * of..SLOT * (of + 1);
+    let others = (0..ranks).filter(|&other| other != rank);
+    let (send, recv) = (Direction::Send, Direction::Recv);
+    let root = 1;
+    let transfers: Vec<(Direction, usize, View)> = match kind {
+        CommKind::AllGather => {
+            b.copy(compute, "own", x.cols(slot(rank)), y.cols(slot(rank)));
+            others.flat_map(|o| [(send, o, y.cols(slot(rank))), (recv, o, y.cols(slot(o)))]).collect()
+        }
+        CommKind::Broadcast if rank == root => others.map(|o| (send, o, x)).collect(),
+        CommKind::Broadcast => vec![(recv, root, y)],
+        CommKind::ReduceScatter => (0..ranks).map(|o| (send, o, x.cols(slot(o)))).chain([(recv, rank, y)]).collect(),
+        _ => (0..ranks).map(|o| (send, o, x)).chain([(recv, rank, y)]).collect(),
+    };
+    let (tag, group) = (b.tag(), (0..ranks).collect::<Vec<_>>());
+    b.comm(comm, kind.name(), kind, tag, &group, Dtype::F32, &transfers);
+    let made = if kind == CommKind::Broadcast && rank == root { x } else { y };
+    b.copy(compute, "out", made, out);
+    b.finish()
+}
+
+#[test]
+fn the_librarys_collectives_are_right() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let ranks = 3;
+        let values = |rank: usize| (0..4 * ranks).map(|i| (10 * rank + i) as f32).collect::<Vec<f32>>();
+        let tensor = |rank| HostTensor::from_f32(Dtype::F32, [1, 1, 1, 4 * ranks], &values(rank)).unwrap();
+        let inputs: Tensors = (0..ranks).map(|rank| (format!("x of {rank}"), tensor(rank))).collect();
+        let sum: Vec<f32> = (0..4 * ranks).map(|i| (0..ranks).map(|rank| values(rank)[i]).sum()).collect();
+        for (kind, name) in [
+            (CommKind::AllGather, "ncclAllGather"),
+            (CommKind::Broadcast, "ncclBroadcast"),
+            (CommKind::ReduceScatter, "ncclReduceScatter"),
+            (CommKind::AllReduce, "ncclAllReduce"),
+        ] {
+            let plans = check_world((0..ranks).map(|rank| collective(kind, rank, ranks)).collect()).unwrap();
+            for (native_sums, way) in [(false, WAYS[0]), (true, WAYS[0]), (true, WAYS[1])] {
+                let what = format!("{name}, {native_sums}");
+                mock.reset("random", 4);
+                let setting = Setting { native_sums, ..Setting::new(way) };
+                let (outputs, report) = clean(mock, &setting, &plans, &inputs, 2, &what);
+                for rank in 0..ranks {
+                    let want = match kind {
+                        CommKind::AllGather => (0..ranks).flat_map(|of| values(of)[4 * of..][..4].to_vec()).collect(),
+                        CommKind::Broadcast => values(1),
+                        CommKind::ReduceScatter => sum[4 * rank..][..4].to_vec(),
+                        _ => sum.clone(),
+                    };
+                    assert_eq!(outputs[&format!("out of {rank}")].to_f32(), want, "{what}, rank {rank}");
+                }
+                let used = mock.calls().iter().any(|(call, _)| call == name);
+                assert_eq!(used, native_sums || !kind.reduces(), "{what}");
+                assert_eq!(report.bytes_sent, plans.iter().map(|plan| plan.bytes_sent()).collect::<Vec<_>>(), "{what}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_report_has_every_op_of_every_rank_eager_and_as_a_graph() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let case = Case::plain(Dtype::Bf16, 7, 2, 32);
+        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(13));
+        let plans = plans(&case, &world_named(3, "fastseq"), 3);
+        for way in &WAYS[..2] {
+            mock.reset("late", 1);
+            let mut setting = Setting::new(*way);
+            setting.options.timed = true;
+            let (_, report) = clean(mock, &setting, &plans, &inputs, 3, "timed");
+            for (rank, plan) in plans.iter().enumerate() {
+                let spans: Vec<_> = report.spans.iter().filter(|span| span.rank == rank).collect();
+                let mut labels: Vec<&str> = spans.iter().map(|span| &*span.op).collect();
+                let mut ops: Vec<&str> = plan.op_ids().map(|op| plan.label(op)).collect();
+                labels.sort_unstable();
+                ops.sort_unstable();
+                assert_eq!(labels, ops, "{way:?}");
+                assert_eq!(report.streams[rank], plan.streams);
+                let sent: u64 = spans.iter().filter(|span| span.kind == SpanKind::Comm).map(|span| span.bytes).sum();
+                assert_eq!(sent, plan.bytes_sent());
+                assert!(spans.iter().all(|span| span.end_ns <= report.wall_ns && span.begin_ns <= span.end_ns));
+                assert!(spans.iter().any(|span| span.ns() > 0));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_build_without_kernels_says_what_to_do() {
+    on_mock(|_| {
+        let context = Context::primary(0).unwrap();
+        let kernels = Kernels::embedded(&context);
+        match cfg!(feature = "kernels") {
+            true => drop(kernels.unwrap()),
+            false => assert!(kernels.unwrap_err().to_string().contains("the feature kernels")),
+        }
+    });
+}
+
+fn between(error: Error) -> Failure {
+    let Error::Between(failure) = error else { panic!("{error:?}") };
+    *failure
 }
 
 fn assert_near(what: &str, outputs: &Tensors, want: &Tensors) {

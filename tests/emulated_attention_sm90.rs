@@ -4,6 +4,7 @@
 mod emulation;
 mod support;
 
+use emulation::accesses::{Declared, assert_declared};
 use emulation::kernels::Stored;
 use emulation::{Device, Emulator, How, Options, emulate, head_dims};
 use seqpar::dtype::Dtype;
@@ -244,6 +245,13 @@ impl<'a> Gated<'a> {
         let options = Options { resident: 3, ..Options::seeded(seed) };
         self.device.run(&self.launch(true, rows, sms), &options, Some(&mut arrive))
     }
+
+    fn declared(&self) -> Declared {
+        let views: Vec<Vec<TensorView>> = self.stored.iter().map(|s| vec![s.view]).collect();
+        let mut declared = Declared::of(Kernel::Attention(self.spec.clone()).operands().iter().zip(&views));
+        declared.flags.add(self.flags, 4 * self.spec.keys.len() as u64);
+        declared
+    }
 }
 
 fn gated_spec(rng: &mut Rng, dim: usize, keys: usize) -> Attention {
@@ -270,6 +278,7 @@ fn segments_that_arrive_in_any_order_give_the_same_bits() {
             assert_same("out", &gated.stored[1].values(&gated.device), &want[1]);
             assert_same("lse", &gated.stored[2].values(&gated.device), &want[2]);
             assert_eq!(gated.device.read(gated.status, 16), [0; 16]);
+            assert_declared(|| format!("{order:?}"), &gated.declared(), &[outcome]);
         }
     }
 }

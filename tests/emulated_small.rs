@@ -4,6 +4,7 @@
 mod emulation;
 mod support;
 
+use emulation::accesses::{Declared, assert_declared};
 use emulation::kernels::Stored;
 use emulation::{Emulator, How, Options, emulate};
 use seqpar::dtype::Dtype;
@@ -219,6 +220,10 @@ fn merge(a: &[Values], b: &[Values], rng: &mut Rng) -> (Values, Values) {
     let launch = cuda::lse_merge(&operands, &sms).unwrap();
     let outcome = device.run(&launch, &Options::seeded(rng.next() % 100), None);
     assert!(outcome.messages.is_empty(), "{}", outcome.messages.join("\n"));
+    let mut declared = Declared::default();
+    [&out_a, &out_b, &lse_a, &lse_b].iter().for_each(|read| declared.add(Mode::Read, &read.view));
+    [&out, &lse].iter().for_each(|written| declared.add(Mode::Write, &written.view));
+    assert_declared(|| "lse_merge".into(), &declared, &[outcome]);
     let results = (out.values(&device), lse.values(&device));
     // The same in the first side's memory.
     let in_place = LseMerge { out: out_a.view, lse: lse_a.view, ..operands };

@@ -28,6 +28,7 @@ typedef struct EmuOptions {
    * Returns 1 if it did something. */
   int32_t (*external)(void* context);
   void* context;
+  uint64_t now_ns;        /* what the global timer says when the launch starts */
 } EmuOptions;
 
 typedef struct EmuResult {
@@ -35,10 +36,15 @@ typedef struct EmuResult {
   uint64_t matrix_rows, matrix_conflicts; /* ldmatrix and stmatrix: 8-row phases, extra passes */
   uint64_t mma, wgmma, tma, shared_high;  /* shared_high: highest byte of shared memory touched + 1 */
   int32_t deadlock, reserved;
+  uint64_t now_ns; /* what the global timer says at the end: it moves where a kernel reads it, sleeps or waits in vain */
 } EmuResult;
 
 EmuDevice* emu_device_new(void);
 void emu_device_free(EmuDevice* device);
+/* Makes device memory a file that other processes can map, before anything is allocated in it: its
+ * descriptor, or -1. What lies in a range of it is at the same offset from emu_arena. */
+int32_t emu_share(EmuDevice* device);
+uint64_t emu_arena(EmuDevice* device);
 /* Device memory, 256-byte aligned between red zones, uninitialised. */
 uint64_t emu_alloc(EmuDevice* device, uint64_t bytes, const char* name);
 /* Ends what emu_alloc returned; its addresses are never used again. */

@@ -1,6 +1,7 @@
 #include "global.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -161,6 +162,20 @@ extern "C" EmuDevice* emu_device_new(void) {
     return nullptr;
   }
 }
+
+extern "C" int32_t emu_share(EmuDevice* device) {
+  if (!device->allocations.empty()) return -1;
+  const int file = memfd_create("device memory", MFD_CLOEXEC);
+  if (file < 0) return -1;
+  const int flags = MAP_SHARED | MAP_FIXED | MAP_NORESERVE;
+  const bool mapped = ftruncate(file, emu::Device::kArenaBytes) == 0 &&
+                      mmap(device->arena, emu::Device::kArenaBytes, PROT_READ | PROT_WRITE, flags, file, 0) != MAP_FAILED;
+  if (mapped) return file;
+  close(file);
+  return -1;
+}
+
+extern "C" uint64_t emu_arena(EmuDevice* device) { return reinterpret_cast<uint64_t>(device->arena); }
 
 extern "C" void emu_device_free(EmuDevice* device) { delete device; }
 

@@ -189,6 +189,7 @@ extern "C" int32_t emu_launch(EmuDevice* device, const char* symbol, const uint3
   launch.shared_bytes = (shared_bytes + 15) / 16 * 16;
   launch.options = *options;
   launch.options.resident = std::max(1, launch.options.resident);
+  launch.now_ns = options->now_ns;
   launch.entry = entry->run;
   // Parameters are constant memory: a copy, aligned for tensor maps.
   std::vector<uint8_t> storage(param_bytes + 64);
@@ -210,6 +211,7 @@ extern "C" int32_t emu_launch(EmuDevice* device, const char* symbol, const uint3
   current_launch = nullptr;
   for (auto& b : launch.blocks) spare.push_back({b->stacks, b->shared_mapping});
   result->switches = launch.switches;
+  result->now_ns = launch.now_ns;
   messages.clear();
   for (std::string& message : launch.messages) messages.push_back(with_source_lines(message));
   return 0;

@@ -75,6 +75,15 @@ impl Context {
         self.raw == other.raw
     }
 
+    /// The ordinal of its device.
+    pub fn device(&self) -> i32 {
+        self.device
+    }
+
+    pub(super) fn raw(&self) -> sys::CUcontext {
+        self.raw
+    }
+
     /// Makes it current on this thread.
     ///
     /// # Errors
@@ -82,6 +91,11 @@ impl Context {
     pub fn bind(&self) -> Result<()> {
         // SAFETY: the context is alive: retained here or by the caller who lent it.
         check(unsafe { sys::cuCtxSetCurrent(self.raw) }, "cuCtxSetCurrent")
+    }
+
+    /// Never gives it back: that would wait for work that never ends.
+    pub fn leave(&mut self) {
+        self.retained = false;
     }
 
     /// Waits for all work of the context.

@@ -42,6 +42,17 @@ impl Event {
         check(unsafe { sys::cuEventRecord(self.raw, stream.raw()) }, "cuEventRecord")
     }
 
+    /// Stands, after every launch of the graph that `stream` is captured into, for the work before
+    /// it: a node of the graph. [`Event::record`] is a mere edge there, and leaves no time.
+    ///
+    /// # Errors
+    /// A stream that is not being captured, and what the driver says.
+    pub fn record_in_graph(&self, stream: &Stream) -> Result<()> {
+        let external = sys::CUevent_record_flags::CU_EVENT_RECORD_EXTERNAL as u32;
+        // SAFETY: both handles are alive; the graph's owner keeps the event as long as the graph.
+        check(unsafe { sys::cuEventRecordWithFlags(self.raw, stream.raw(), external) }, "cuEventRecord")
+    }
+
     /// Whether the recorded work is done.
     ///
     /// # Errors

@@ -188,3 +188,27 @@ pub unsafe fn copy_device_to_device(to: u64, from: u64, bytes: usize, stream: &S
     // SAFETY: the caller's promise.
     check(unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, stream.raw()) }, "cuMemcpyDtoD")
 }
+
+/// Copies from the device to pinned host memory, in stream order.
+///
+/// # Errors
+/// What the driver says.
+///
+/// # Safety
+/// As for [`copy_device_to_device`]; `to` lies in a [`PinnedMemory`].
+pub(super) unsafe fn copy_device_to_host(to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<()> {
+    // SAFETY: the caller's promise.
+    check(unsafe { sys::cuMemcpyDtoHAsync_v2(to as usize as *mut c_void, from, bytes, stream.raw()) }, "cuMemcpyDtoH")
+}
+
+/// Copies from pinned host memory to the device, in stream order.
+///
+/// # Errors
+/// What the driver says.
+///
+/// # Safety
+/// As for [`copy_device_to_device`]; `from` lies in a [`PinnedMemory`].
+pub(super) unsafe fn copy_host_to_device(to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<()> {
+    // SAFETY: the caller's promise.
+    check(unsafe { sys::cuMemcpyHtoDAsync_v2(to, from as usize as *const c_void, bytes, stream.raw()) }, "cuMemcpyHtoD")
+}

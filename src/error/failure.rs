@@ -79,10 +79,20 @@ pub enum FailureKind {
         /// That failure.
         first_cause: String,
     },
+    /// The store that the ranks share cannot be used.
+    Store {
+        /// Why, and what to change.
+        why: String,
+    },
     /// Nothing but the end of the process helps.
     Unrecoverable {
         /// What does not return.
         what: String,
+    },
+    /// What the culprit sent is not what arrived.
+    Corrupt {
+        /// Length of the message.
+        bytes: usize,
     },
     /// A library said so.
     Library {
@@ -115,7 +125,11 @@ impl fmt::Display for FailureKind {
             Self::Timeout { stage } => write!(f, "the deadline passed: {stage}"),
             Self::Aborted { by } => write!(f, "aborted: {by}"),
             Self::Poisoned { first_cause } => write!(f, "unusable since an earlier failure: {first_cause}"),
+            Self::Store { why } => write!(f, "the store of the ranks: {why}"),
             Self::Unrecoverable { what } => write!(f, "{what} does not return; end this process"),
+            Self::Corrupt { bytes } => {
+                write!(f, "a message of {bytes} bytes arrived otherwise than it was sent; look at the link")
+            }
             Self::Library { call, code, why } => write!(f, "{call} failed with {code}, {why}"),
         }
     }

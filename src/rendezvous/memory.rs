@@ -2,8 +2,8 @@ use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::store::Store;
-use crate::error::{Error, Failure, FailureKind, Result};
+use super::store::{Store, check, timeout};
+use crate::error::Result;
 
 /// A store for ranks that are threads of one process.
 #[derive(Debug, Default)]
@@ -14,16 +14,19 @@ pub struct MemoryStore {
 
 impl Store for MemoryStore {
     fn set(&self, key: &str, value: &[u8]) -> Result<()> {
+        check(key, value)?;
         self.values.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_string(), value.to_vec());
         self.changed.notify_all();
         Ok(())
     }
 
     fn read(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        check(key, &[])?;
         Ok(self.values.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned())
     }
 
     fn wait(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
+        check(key, &[])?;
         let begin = Instant::now();
         let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -39,22 +42,10 @@ impl Store for MemoryStore {
     }
 
     fn claim(&self, key: &str, value: &[u8]) -> Result<Vec<u8>> {
+        check(key, value)?;
         let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         let there = values.entry(key.to_string()).or_insert_with(|| value.to_vec()).clone();
         self.changed.notify_all();
         Ok(there)
     }
-}
-
-/// Nobody set `key` in time.
-pub(super) fn timeout(key: &str, begin: Instant) -> Error {
-    Error::Between(Box::new(Failure {
-        kind: FailureKind::Timeout { stage: format!("nobody set \"{key}\"") },
-        rank: 0,
-        comm: "store".into(),
-        seq: None,
-        op: String::new(),
-        culprits: Vec::new(),
-        elapsed_ms: begin.elapsed().as_millis() as u64,
-    }))
 }

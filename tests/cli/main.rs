@@ -3,6 +3,7 @@
 
 mod attention;
 mod files;
+mod flight;
 mod kernels;
 mod layer;
 mod oracle;

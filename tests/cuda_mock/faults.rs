@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use seqpar::cuda::{Context, DeviceMemory, Event, PinnedMemory, Priority, Stream, capture, wait_value, write_value};
+use seqpar::cuda::{
+    Context, DeviceMemory, Event, MemoryHandle, PinnedMemory, Priority, Stream, allocation_of, capture, wait_value,
+    write_value,
+};
 use seqpar::dtype::Dtype;
 use seqpar::error::{Error, Result};
 use seqpar::exec::cuda::Kernels;
@@ -27,10 +30,13 @@ fn everything(kernel: &Kernel, inputs: &[Values]) -> Result<()> {
     run(&kernels, &operands.launches(kernel, &kernels)?, &stream)?;
     operands.read(operands.views.len() - 1, &stream)?;
     let ring = Ring::new(3, 32)?;
-    let graph = capture(&ring.compute, || ring.run(None))?;
+    let inside = Event::new(true)?;
+    let graph = capture(&ring.compute, || ring.run(None).and_then(|()| inside.record_in_graph(&ring.compute)))?;
     // SAFETY: the ring outlives the work.
     unsafe { graph.launch(&ring.compute)? };
     let (flag, pinned, timed) = (DeviceMemory::new(4)?, PinnedMemory::new(4)?, [Event::new(true)?, Event::new(true)?]);
+    let (base, _) = allocation_of(flag.address())?;
+    MemoryHandle::of(base)?;
     timed[0].record(&stream)?;
     // SAFETY: both words outlive the work.
     unsafe {
@@ -55,7 +61,7 @@ fn fail(mock: &Mock, name: &str, nth: usize, work: &dyn Fn() -> Result<()>) {
     mock.reset("late", 1);
     mock.configure(&format!("fail={name}:{nth}=999"));
     let error = work().err();
-    let gives_up = ["Destroy", "Free", "Unload", "Release"].iter().any(|word| name.contains(word));
+    let gives_up = ["Destroy", "Free", "Unload", "Release", "Close"].iter().any(|word| name.contains(word));
     match error {
         // A drop has nowhere to report to but the log.
         None => assert!(gives_up, "{name} failed at call {nth}, and nothing was said"),

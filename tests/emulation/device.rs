@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use libloading::Library;
 use seqpar::kernel::cuda::{Launch, Swizzle, TensorMap};
 
+use super::accesses::{Touched, Watch, observe};
 use super::broken_launch::launch_or_broken;
 use super::build;
 
@@ -24,6 +25,7 @@ struct RawOptions {
     dependent: i32,
     external: Option<unsafe extern "C" fn(*mut c_void) -> i32>,
     context: *mut c_void,
+    now_ns: u64,
 }
 
 /// Counters of a launch.
@@ -42,6 +44,8 @@ pub struct Counters {
     pub shared_high: u64,
     deadlock: i32,
     reserved: i32,
+    /// What the global timer said at the end.
+    pub now_ns: u64,
 }
 
 /// When asynchronous results land.
@@ -73,6 +77,8 @@ pub struct Options {
     pub registers: usize,
     /// The launch may start before the earlier ones have ended (programmatic dependent launch).
     pub dependent: bool,
+    /// What the global timer says at the start.
+    pub now_ns: u64,
 }
 
 impl Options {
@@ -86,6 +92,7 @@ impl Options {
             resident: 1 + (seed % 3) as usize,
             registers: 0,
             dependent: false,
+            now_ns: 0,
         }
     }
 }
@@ -95,6 +102,8 @@ impl Options {
 pub struct Outcome {
     pub counters: Counters,
     pub messages: Vec<String>,
+    /// What it touched; `None` where nobody looks.
+    pub touched: Option<Touched>,
 }
 
 /// Acts as another agent of the machine while every thread waits; true if it did something.
@@ -119,6 +128,8 @@ type LaunchFn = unsafe extern "C" fn(
     *const RawOptions,
     *mut Counters,
 ) -> i32;
+type Observer = unsafe extern "C" fn(*mut c_void, u64, u64, i32);
+type Observe = unsafe extern "C" fn(Option<Observer>, *mut c_void);
 type Message = unsafe extern "C" fn(u32) -> *const c_char;
 type LastError = unsafe extern "C" fn() -> *const c_char;
 
@@ -357,10 +368,15 @@ impl Emulated<'_> {
             dependent: i32::from(options.dependent),
             external: external.is_some().then_some(call_external),
             context: external.as_mut().map_or(std::ptr::null_mut(), |f| std::ptr::from_mut(f).cast()),
+            now_ns: options.now_ns,
         };
         let symbol = CString::new(launch.symbol.as_str()).unwrap();
         let mut counters = Counters::default();
         let f: LaunchFn = self.emulator.function("emu_launch");
+        let watch_launches: Observe = self.emulator.function("emu_observe");
+        let mut watch = Box::<Watch>::default();
+        // SAFETY: the watch is alive until nobody observes any more; only this thread's launch uses it.
+        unsafe { watch_launches(Some(observe), std::ptr::from_mut(&mut *watch).cast()) };
         // SAFETY: every pointer lives until the call returns; `context` is a `External` that only
         // `call_external` uses, on this thread.
         let code = unsafe {
@@ -376,13 +392,15 @@ impl Emulated<'_> {
                 &mut counters,
             )
         };
+        // SAFETY: takes null pointers.
+        unsafe { watch_launches(None, std::ptr::null_mut()) };
         if code != 0 {
             return Err(self.emulator.last_error());
         }
         let message: Message = self.emulator.function("emu_message");
         // SAFETY: any index is allowed; the strings live until this thread's next launch.
         let messages = (0..).map_while(|i| unsafe { text(message(i)) }).collect();
-        Ok(Outcome { counters, messages })
+        Ok(Outcome { counters, messages, touched: Some(watch.touched()) })
     }
 
     fn encode(&self, map: &TensorMap) -> Result<[u8; 128], String> {

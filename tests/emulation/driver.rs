@@ -113,7 +113,7 @@ impl DriverDevice {
             }
             std::thread::sleep(Duration::from_micros(20));
         }
-        Ok(Outcome { counters: Counters::default(), messages })
+        Ok(Outcome { counters: Counters::default(), messages, touched: None })
     }
 
     fn with(&self, address: u64, f: impl FnOnce(&DeviceMemory, usize)) {

@@ -6,6 +6,7 @@ use seqpar::kernel::TensorView;
 use seqpar::kernel::cuda::{self, Arch, AttentionOptions};
 use seqpar::kernel::spec::{Kernel, Mode, Operand};
 
+use super::accesses::{Declared, assert_declared};
 use super::{Device, Emulator, Options, Outcome};
 use crate::support::Rng;
 use crate::support::tensors::{Values, assert_same, concat, for_each_index};
@@ -100,6 +101,7 @@ pub fn emulate_outcome(
             _ => cuda::launches(kernel, piece, &views, &how.device),
         };
         let launches = launches.unwrap_or_else(|e| panic!("{e}"));
+        let first = outcomes.len();
         for (turn, launch) in (0..1 + usize::from(how.twice)).flat_map(|turn| launches.iter().map(move |l| (turn, l))) {
             let outcome = device.run(launch, &Options { dependent: turn > 0, ..how.options }, None);
             let failed = !outcome.messages.is_empty();
@@ -108,6 +110,8 @@ pub fn emulate_outcome(
                 break;
             }
         }
+        let what = || format!("{} piece {piece} {how:?}", kernel.name());
+        assert_declared(what, &Declared::of(specs.iter().zip(&views)), &outcomes[first..]);
     }
     let clean = outcomes.iter().all(|o| o.messages.is_empty());
     let mut results = Vec::new();

@@ -6,6 +6,7 @@ use seqpar::kernel::cuda::gemm::{self, Heads, tiles::Tile};
 use seqpar::kernel::cuda::{self, Gate, Gates, Launch};
 use seqpar::kernel::spec::{Gemm, Kernel, Mode, QkNormRope};
 
+use super::accesses::{Declared, assert_declared};
 use super::kernels::Stored;
 use super::{Device, Emulator, Options, Outcome};
 use crate::support::Rng;
@@ -80,6 +81,7 @@ pub fn run_with(spec: &Gemm, inputs: &[Values], how: &Linear, transform: Option<
         .collect();
     let views: Vec<Vec<TensorView>> = stored.iter().map(|s| vec![s.view]).collect();
     let status = device.upload(&[0; 16], "status");
+    let mut declared = Declared::of(specs.iter().zip(&views));
     let mut ran = Ran { results: Vec::new(), outcomes: Vec::new(), status: [0; 4], pieces: Vec::new() };
     if let Arrival::Pieces = how.arrival {
         for piece in 0..spec.chunks.len() {
@@ -97,11 +99,14 @@ pub fn run_with(spec: &Gemm, inputs: &[Values], how: &Linear, transform: Option<
             None => gemm::gated(spec, &views, &gates, &how.device, how.tile),
             Some((transform, tables)) => {
                 let tables = Tables::new(&device, transform, tables);
+                let read = tables.weights.iter().chain(&tables.cos).chain(&tables.sin).flatten();
+                read.for_each(|view| declared.add(Mode::Read, view));
                 gemm::projection(spec, &views, transform, &tables.heads(), Some(&gates), &how.device, how.tile)
             }
         };
         let (launch, pieces) = made.unwrap_or_else(|e| panic!("{e}"));
         ran.pieces = pieces;
+        declared.flags.add(flags, 4 * spec.chunks.len() as u64);
         let rows: Vec<usize> = (0..specs.len()).filter(|&i| specs[i].name == "a").collect();
         let sources: Vec<Stored> =
             rows.iter().map(|&i| Stored::new(&device, &inputs[i], &specs[i], false, false)).collect();
@@ -112,6 +117,9 @@ pub fn run_with(spec: &Gemm, inputs: &[Values], how: &Linear, transform: Option<
     let words = device.read(status, 16);
     ran.status = std::array::from_fn(|i| word(&words[4 * i..]));
     let clean = ran.outcomes.iter().all(|outcome| outcome.messages.is_empty());
+    if ran.status[0] == 0 {
+        assert_declared(|| format!("{} {how:?}", kernel.name()), &declared, &ran.outcomes);
+    }
     ran.results = stored.iter().zip(inputs).map(|(s, v)| Values { shape: v.shape, ..s.values(&device) }).collect();
     if clean {
         stored.iter().zip(&specs).for_each(|(s, o)| s.assert_gaps_untouched(&device, &kernel.name(), o.name));

@@ -3,6 +3,7 @@
 //! memory. Any report of the emulation (a race, a read of unwritten memory, a deadlock) fails.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod accesses;
 pub mod broken_launch;
 pub mod build;
 pub mod compile;

@@ -1,5 +1,6 @@
 // What only tests call, found by dlsym. Texts are lists of lines; each function returns the number
 // of lines and writes as much as `bytes` holds.
+#include <algorithm>
 #include <cstring>
 #include <sstream>
 
@@ -39,6 +40,7 @@ int mock_configure(const char* text) {
       forget_dead();
     } else {
       unknown += !engine.options.apply(word);
+      if (engine.options.processes_s > 0) unknown += !engine.memory.share();
     }
   }
   engine.changed();
@@ -70,12 +72,34 @@ size_t mock_leaks(char* text, size_t bytes) {
   for (const Object* object : objects()) {
     const bool implicit = object->kind == CUfunc_st::kKind ||
                           (object->context && object == object->context->default_stream);
-    if (object->alive && !implicit) list.push_back(object->kind);
+    if (object->alive && !implicit) list.emplace_back(object->kind);
   }
   for (const auto& [address, allocation] : engine.memory.all()) {
     if (allocation.live) list.push_back(allocation.name);
   }
   return lines(list, text, bytes);
+}
+
+// With record=1: "ID LABEL" of each operation that ran since the last reset, by submission.
+size_t mock_ran(char* text, size_t bytes) {
+  Engine& engine = Engine::shared();
+  Lock lock(engine.mutex);
+  std::vector<std::string> list;
+  for (const auto& [id, label] : engine.ran()) list.push_back(std::to_string(id) + " " + label);
+  return lines(list, text, bytes);
+}
+
+// With record=1: four words for each range that an operation touched: its id, address, bytes, kind
+// (read, write, acquire, release). Writes at most `most` ranges, returns how many there are.
+size_t mock_touched(uint64_t* words, size_t most) {
+  Engine& engine = Engine::shared();
+  Lock lock(engine.mutex);
+  const auto& all = engine.touched();
+  for (size_t i = 0; i < std::min(most, all.size()); i++) {
+    const uint64_t of[4] = {all[i].operation, all[i].address, all[i].bytes, all[i].kind};
+    std::copy(of, of + 4, words + 4 * i);
+  }
+  return all.size();
 }
 
 // A hash of the order in which operations ran since the last reset, and how many ran at all.
@@ -85,12 +109,18 @@ uint64_t mock_order(void) {
   return engine.order();
 }
 
-// For the next `count` threads: they alone act until they have left, so that a wait which none of
-// them can end is found at once. 0: nothing is known of the threads.
+// `count` threads will enter; they alone act until they have left, so that a wait which none of them
+// can end is found at once. 0: nothing is known of the threads.
 void mock_hosts(int count) {
   Engine& engine = Engine::shared();
   Lock lock(engine.mutex);
   engine.hosts(count);
+}
+
+void mock_host_entered(void) {
+  Engine& engine = Engine::shared();
+  Lock lock(engine.mutex);
+  engine.host_entered();
 }
 
 void mock_host_left(void) {

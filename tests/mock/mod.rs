@@ -6,16 +6,23 @@
 //! driver does is in `driver/`, when it does it in `engine/`, what a launch computes in
 //! `kernels/`; `control.cpp` is what tests alone call.
 //!
+//! Above it `nccl/` is a mock `libnccl.so.2` in the same folder: ranks are threads of the process, a
+//! collective is an operation on each rank's stream that runs when all of them are next.
+//! [`Mock::ranks`] runs such threads; its tests are in `tests/nccl_mock`.
+//!
 //! Not modelled: real time and bandwidth, priorities, programmatic dependent launch (full order),
-//! allocation nodes, child graphs, managed memory, several processes. The host's own accesses of
-//! pinned memory are not seen. What the mock assumes of a driver is in `tests/cuda_mock/behaviours.rs`,
+//! allocation nodes, child graphs, managed memory; what another process does with lent memory; of NCCL
+//! a collective that is half done. The host's own accesses of pinned memory are not seen. What the mock
+//! assumes of a driver is in `tests/cuda_mock/behaviours.rs`,
 //! which also runs on a real one.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod build;
+pub mod layers;
 pub mod operands;
 pub mod workload;
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -23,9 +30,15 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::sys;
 
+use crate::emulation::accesses::Touched;
+
 /// In the child's environment.
 const CHILD: &str = "SEQPAR_TEST_MOCK";
-const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Of a test; nobody knows how long a whole matrix takes.
+fn deadline() -> Duration {
+    Duration::from_secs(if layers::seeds() > 1 { 12 * 3600 } else { 300 })
+}
 
 pub const MODES: [&str; 4] = ["late", "random", "eager", "threads"];
 
@@ -58,7 +71,7 @@ pub fn on_mock<F: FnOnce(&Mock)>(body: F) {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        if begin.elapsed() > DEADLINE {
+        if begin.elapsed() > deadline() {
             child.kill().unwrap();
             panic!("{test} hangs on the mock driver");
         }
@@ -66,6 +79,14 @@ pub fn on_mock<F: FnOnce(&Mock)>(body: F) {
     };
     let text = reader.join().unwrap().unwrap();
     assert!(text.contains("1 passed"), "{test} on the mock driver: {status}\n{text}");
+    print!("{text}");
+}
+
+/// An operation that ran.
+pub struct Ran {
+    /// A kernel's symbol, or what the mock calls the operation.
+    pub label: String,
+    pub touched: Touched,
 }
 
 /// The control interface of the mock in this process.
@@ -103,40 +124,36 @@ impl Mock {
         self.configure(&format!("reset mode={mode} seed={seed}"));
     }
 
-    /// Runs `body` for each rank on a thread of its own. Nobody else may act meanwhile: a wait that
-    /// none of them can end is a deadlock at once. What they have seen, the caller has seen then.
+    /// Runs `body` for each rank on a thread of its own. Nobody else starts anything meanwhile: a wait
+    /// that none of them can end is a deadlock at once. What they have seen, the caller has seen then.
     pub fn ranks<T: Send>(&self, world: usize, body: impl Fn(usize) -> T + Sync) -> Vec<T> {
-        struct Host<'a>(&'a Mock);
-        impl Drop for Host<'_> {
-            fn drop(&mut self) {
-                // SAFETY: takes nothing.
-                unsafe { self.0.function::<unsafe extern "C" fn()>("mock_host_left")() };
-            }
-        }
         let hosts = self.function::<unsafe extern "C" fn(i32)>("mock_hosts");
         // SAFETY: takes a number.
         unsafe { hosts(world as i32) };
         let results = std::thread::scope(|scope| {
+            let body = &body;
             let rank = |rank| {
-                let body = &body;
                 scope.spawn(move || {
-                    let _host = Host(self);
+                    let _host = Host::enter(self);
                     body(rank)
                 })
             };
             let threads: Vec<_> = (0..world).map(rank).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        // SAFETY: take a number and nothing.
-        unsafe {
-            hosts(0);
-            self.function::<unsafe extern "C" fn()>("mock_handoff")();
-        }
+        // SAFETY: takes a number.
+        unsafe { hosts(0) };
+        self.call("mock_handoff");
         results
     }
 
+    fn call(&self, name: &str) {
+        // SAFETY: callers name a function that takes nothing and returns nothing.
+        unsafe { self.function::<unsafe extern "C" fn()>(name)() };
+    }
+
     fn lines(&self, name: &str) -> Vec<String> {
-        let mut text = vec![0; 1 << 16];
+        let mut text = vec![0; 1 << 20];
         // SAFETY: writes at most that many bytes, the last of them 0.
         unsafe { self.function::<Lines>(name)(text.as_mut_ptr(), text.len()) };
         let end = text.iter().position(|&c| c == 0).unwrap();
@@ -167,6 +184,27 @@ impl Mock {
         self.lines("mock_leaks")
     }
 
+    /// What each operation touched since the last reset, by submission; needs `record=1`.
+    pub fn ran(&self) -> Vec<Ran> {
+        let f = self.function::<unsafe extern "C" fn(*mut u64, usize) -> usize>("mock_touched");
+        // SAFETY: writes nothing.
+        let count = unsafe { f(std::ptr::null_mut(), 0) };
+        let mut words = vec![0u64; 4 * count];
+        // SAFETY: writes at most that many ranges.
+        unsafe { f(words.as_mut_ptr(), count) };
+        let mut ran: BTreeMap<u64, Ran> = BTreeMap::new();
+        for line in self.lines("mock_ran") {
+            let (id, label) = line.split_once(' ').unwrap();
+            ran.insert(id.parse().unwrap(), Ran { label: label.to_string(), touched: Touched::default() });
+        }
+        for range in words.chunks(4) {
+            if let Some(of) = ran.get_mut(&range[0]) {
+                of.touched.add(range[1], range[2], range[3] as u32);
+            }
+        }
+        ran.into_values().collect()
+    }
+
     /// A hash of the order in which operations ran.
     pub fn order(&self) -> u64 {
         // SAFETY: takes nothing.
@@ -176,5 +214,21 @@ impl Mock {
     pub fn executed(&self) -> u64 {
         // SAFETY: takes nothing.
         unsafe { self.function::<Number>("mock_executed")() }
+    }
+}
+
+/// A thread of [`Mock::ranks`], until it is dropped.
+struct Host<'a>(&'a Mock);
+
+impl<'a> Host<'a> {
+    fn enter(mock: &'a Mock) -> Self {
+        mock.call("mock_host_entered");
+        Self(mock)
+    }
+}
+
+impl Drop for Host<'_> {
+    fn drop(&mut self) {
+        self.0.call("mock_host_left");
     }
 }

@@ -1,4 +1,4 @@
-//! QK norm with rotary embedding, copies and casts, the merge of two results.
+//! QK norm with rotary embedding, copies and casts, the merge of two results, the link.
 
 use crate::mutant::{Family, Mutant, launch, text};
 
@@ -32,6 +32,17 @@ pub const MERGE: Family = Family {
     tests: &[("emulated_small", &["merged_results_equal_one_result"])],
 };
 
+pub const LINK: Family = Family {
+    name: "link",
+    sources: &["link.cu"],
+    arch: None,
+    narrow: None,
+    tests: &[(
+        "emulated_link",
+        &["a_message_lasts_as_long_as_the_link_says", "messages_share_ports_and_nothing_else", "every_wait_is_bounded"],
+    )],
+};
+
 const fn h(what: &'static str, find: &'static str, put: &'static str) -> Mutant {
     text(&HEADS, "kernels/qk_norm_rope.cuh", what, find, put)
 }
@@ -46,6 +57,9 @@ const fn f(what: &'static str, find: &'static str, put: &'static str) -> Mutant 
 }
 const fn m(what: &'static str, find: &'static str, put: &'static str) -> Mutant {
     text(&MERGE, "kernels/lse_merge.cuh", what, find, put)
+}
+const fn l(what: &'static str, find: &'static str, put: &'static str) -> Mutant {
+    text(&LINK, "kernels/link.cuh", what, find, put)
 }
 
 const STAGE: &str = "staged[v] = item.active ? channels[v] : uint4{0, 0, 0, 0};\n    __syncwarp();\n";
@@ -117,4 +131,19 @@ pub const MUTANTS: &[Mutant] = &[
     m("sums of samples as far apart as heads", "batch * p.lse_batch", "batch * p.lse_head"),
     m("the second result is the first", "at<uint16_t>(p.out_b,", "at<uint16_t>(p.out_a,"),
     launch(&MERGE, "a warp too few"),
+    l("a transfer takes no time", "later(*egress, *ingress)) + p.transfer_ns", "later(*egress, *ingress))"),
+    l("the sender's port is always free", "later(*egress, *ingress)", "*ingress"),
+    l("the receiver's port is always free", "later(*egress, *ingress)", "*egress"),
+    l("ports that are free since long count from then", "later(ptx::global_timer_ns(), later(*egress, *ingress))", "later(*egress, *ingress)"),
+    l("the sender's port is not taken", "  *egress = left;\n", ""),
+    l("the receiver's port is not taken", "  *ingress = left;\n", ""),
+    l("the latency takes the ports too", "later(*egress, *ingress)) + p.transfer_ns", "later(*egress, *ingress)) + p.transfer_ns + p.latency_ns"),
+    l("no latency", "left + p.latency_ns", "left"),
+    l("the earlier of two times", "a > b ? a : b", "a > b ? b : a"),
+    l("the lock is kept", "  if (locked) ptx::st_release_sys(lock, 0);\n", ""),
+    l("a lock of another is given back", "if (locked) ptx::st", "ptx::st"),
+    l("the lock is waited for without end", "if (ptx::global_timer_ns() - start > timeout_ns) return false;", ""),
+    l("nothing is held", "while (now < arrival && now - start < p.timeout_ns)", "if (false)"),
+    l("held without end", "now < arrival && now - start < p.timeout_ns", "now < arrival"),
+    l("held until the timeout", "now < arrival && now - start", "now - start"),
 ];

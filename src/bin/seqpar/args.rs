@@ -43,8 +43,7 @@ fn one_line(message: &str) -> String {
     text.strip_prefix("error: ").unwrap_or(&text).to_string()
 }
 
-const COMMANDS: &str =
-    "use attention, layer, dit, sample, plan, simulate, bench, report or kernels (`seqpar --help` explains them)";
+const COMMANDS: &str = "use attention, layer, dit, sample, plan, simulate, bench, report, kernels or flight (`seqpar --help` explains them)";
 
 const STRATEGIES: &str = "\
 Strategies (what moves between ranks):
@@ -182,6 +181,14 @@ Examples:
 
 {STRATEGIES}"))]
     Simulate(SimulateArgs),
+    /// Compare the flight records of ranks that failed: who did what else, or stopped, and where
+    #[command(after_help = "\
+A flight record is what a rank writes when it or another one fails (docs/failure.md). Give those of all
+ranks: a rank without one counts as stopped. Exit code 1 if the records differ.
+
+Example:
+  seqpar flight flight-world-*.json")]
+    Flight(FlightArgs),
 }
 
 /// How the text tokens lie on the ranks.
@@ -385,6 +392,16 @@ pub(crate) struct KernelsArgs {
     /// JSON record of measured kernels, shown beside their bounds
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
+    /// Print JSON only
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct FlightArgs {
+    /// Flight records, one a rank and communicator
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
     /// Print JSON only
     #[arg(long)]
     pub(crate) json: bool,

@@ -13,6 +13,7 @@ mod dit;
 mod dump;
 mod engine;
 mod fault;
+mod flight;
 mod kernels;
 mod layer;
 mod mask;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         Ok(Some(Command::Bench(command))) => bench::run(&command),
         Ok(Some(Command::Report(args))) => report::run(&args),
         Ok(Some(Command::Simulate(args))) => simulate::run(&args),
+        Ok(Some(Command::Flight(args))) => flight::run(&args),
         Err(fault) => Err(fault),
     };
     match outcome {

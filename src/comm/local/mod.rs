@@ -8,22 +8,28 @@
 //!
 //! A reducing op sums, on each rank that receives, what every member of the group sends it: in
 //! group order, in f32, rounded once. Assumes that a lease stays valid until the op that posted
-//! it has ended. Tests: `tests/exec_host.rs`, `tests/schedules.rs`.
+//! it has ended. Links can be made to fail ([`Faults`]); with checksums a message that arrives
+//! otherwise than it was sent is an error, without them it is not noticed. Tests:
+//! `tests/exec_host.rs`, `tests/schedules.rs`, `tests/failure/links.rs`.
 
 mod board;
+mod faults;
 mod ports;
 mod reduce;
 mod sync;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use faults::{Cut, Faults, Spoil};
 pub use ports::Link;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Failure, FailureKind, Result};
 use crate::plan::{Comm, Direction};
 use board::{Board, Key, Stop};
+use faults::checksum;
 use ports::{Flight, Ports};
 
 /// The bytes of one transfer.
@@ -42,6 +48,20 @@ pub(crate) struct Local<L> {
     /// Whom each rank's communications wait for, by op: an event that does not come is explained
     /// by the communication that would record it.
     waiting: Vec<Mutex<BTreeMap<Arc<str>, String>>>,
+    faults: Faults,
+    checksums: bool,
+    /// When the run began.
+    start: Mutex<Instant>,
+}
+
+/// How messages travel.
+#[derive(Clone, Default)]
+pub(crate) struct Links {
+    /// How fast; `None` takes no time.
+    pub(crate) link: Option<Link>,
+    pub(crate) faults: Faults,
+    /// Compare what arrives with what was sent.
+    pub(crate) checksums: bool,
 }
 
 /// One communication, as a rank enters it.
@@ -60,19 +80,44 @@ struct Message<L> {
     lease: L,
     posted: Instant,
     label: Arc<str>,
+    /// Of the bytes, if they are to be compared.
+    checksum: Option<u64>,
+}
+
+/// The bytes of a message as they arrived.
+enum Arrived<L> {
+    Lease(L),
+    Spoiled(Vec<u8>),
+}
+
+impl<L: Lease> Arrived<L> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Lease(lease) => lease.bytes(),
+            Self::Spoiled(bytes) => bytes,
+        }
+    }
 }
 
 impl<L: Lease> Local<L> {
     /// Ranks with the given numbers of events.
-    pub(crate) fn new(events: &[usize], link: Option<Link>, deadline: Duration) -> Self {
-        let waiting = events.iter().map(|_| Mutex::default()).collect();
-        Self { board: Board::new(events), ports: Ports::new(link, events.len()), deadline, waiting }
+    pub(crate) fn new(events: &[usize], links: Links, deadline: Duration) -> Self {
+        Self {
+            board: Board::new(events),
+            ports: Ports::new(links.link, events.len()),
+            deadline,
+            waiting: events.iter().map(|_| Mutex::default()).collect(),
+            faults: links.faults,
+            checksums: links.checksums,
+            start: Mutex::new(Instant::now()),
+        }
     }
 
     /// Forgets the failure and the messages of the last run; no rank is in a call.
     pub(crate) fn clear(&self) {
         self.board.clear();
         self.ports.clear();
+        *sync::whole(self.start.lock()) = Instant::now();
         self.waiting.iter().for_each(|rank| rank.lock().unwrap_or_else(PoisonError::into_inner).clear());
     }
 
@@ -161,7 +206,8 @@ impl<L: Lease> Local<L> {
             }
             let key = keys.next(call.rank as u32, transfer.peer);
             sent.push((key, lease.bytes().len()));
-            self.board.post(key, Message { lease: lease.clone(), posted, label: call.label.clone() });
+            let checksum = self.checksums.then(|| checksum(lease.bytes()));
+            self.board.post(key, Message { lease: lease.clone(), posted, label: call.label.clone(), checksum });
         }
         (sent, own)
     }
@@ -178,8 +224,8 @@ impl<L: Lease> Local<L> {
             &keys,
             |which, message| {
                 let slot = &mut slots[which];
-                check_len(call, keys[which], &message, slot.bytes().len())?;
-                slot.bytes_mut().copy_from_slice(message.lease.bytes());
+                let arrived = self.arrive(call, keys[which], message, slot.bytes().len())?;
+                slot.bytes_mut().copy_from_slice(arrived.bytes());
                 Ok(())
             },
             |key, left| self.board.confirm(key, left),
@@ -201,15 +247,15 @@ impl<L: Lease> Local<L> {
         let mut next = Keys::new(call);
         let rounds = sums.iter().flat_map(|_| &others);
         let keys: Vec<Key> = rounds.map(|&from| next.next(from, call.rank as u32)).collect();
-        let mut slots: Vec<Option<L>> = keys.iter().map(|_| None).collect();
+        let mut slots: Vec<Option<Arrived<L>>> = keys.iter().map(|_| None).collect();
         let mut taken: Vec<(Key, Instant)> = Vec::new();
         let arrived = self.receive(
             call,
             begin,
             &keys,
             |which, message| {
-                check_len(call, keys[which], &message, sums[which / others.len()].bytes().len())?;
-                slots[which] = Some(message.lease);
+                let expected = sums[which / others.len()].bytes().len();
+                slots[which] = Some(self.arrive(call, keys[which], message, expected)?);
                 Ok(())
             },
             |key, left| taken.push((key, left)),
@@ -218,8 +264,10 @@ impl<L: Lease> Local<L> {
             let mut received = slots[i * others.len()..][..others.len()].iter().flatten();
             let parts: Vec<&[u8]> = group
                 .iter()
-                .filter_map(|&from| if from as usize == call.rank { own.get(i) } else { received.next() })
-                .map(Lease::bytes)
+                .filter_map(|&from| match from as usize == call.rank {
+                    true => own.get(i).map(Lease::bytes),
+                    false => received.next().map(Arrived::bytes),
+                })
                 .collect();
             if parts.iter().any(|part| part.len() != sum.bytes().len()) {
                 return Err(rank_error(call, "the own slot and the sum differ in length".into()));
@@ -271,6 +319,7 @@ impl<L: Lease> Local<L> {
                 Ok((i, message)) => {
                     let which = waiting.remove(i);
                     let (bytes, posted) = (message.lease.bytes().len(), message.posted.max(begin));
+                    let posted = self.faults.ready(keys[which], posted, *sync::whole(self.start.lock()));
                     take(which, message)?;
                     flights.push(Flight { from: keys[which].from as usize, bytes, posted, what: keys[which] });
                     until = self.until();
@@ -281,6 +330,29 @@ impl<L: Lease> Local<L> {
                 }
             }
         }
+    }
+
+    /// The bytes of a message, once they are known to be as many as expected and those sent.
+    fn arrive(&self, call: &Call<'_, L>, key: Key, message: Message<L>, expected: usize) -> Result<Arrived<L>> {
+        check_len(call, key, &message, expected)?;
+        let spoiled = match self.faults.arriving(key, message.lease.bytes()) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(bytes) => Some(bytes),
+        };
+        let sent = message.checksum;
+        let arrived = spoiled.map_or(Arrived::Lease(message.lease), Arrived::Spoiled);
+        if sent.is_some_and(|sent| sent != checksum(arrived.bytes())) {
+            return Err(Error::Between(Box::new(Failure {
+                kind: FailureKind::Corrupt { bytes: expected },
+                rank: call.rank,
+                comm: "plan".into(),
+                seq: Some(u64::from(key.tag)),
+                op: call.label.to_string(),
+                culprits: vec![key.from as usize],
+                elapsed_ms: message.posted.elapsed().as_millis() as u64,
+            })));
+        }
+        Ok(arrived)
     }
 
     /// Sleeps while messages are on the modelled link, no longer than the deadline.

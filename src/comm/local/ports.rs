@@ -54,7 +54,11 @@ impl Ports {
     pub(super) fn start<T>(&self, to: usize, flights: &mut Vec<Flight<T>>) -> Result<(Flight<T>, Times), Instant> {
         let now = Instant::now();
         let Some(link) = self.link else {
-            return flights.pop().map(|flight| (flight, Times { left: now, arrived: now })).ok_or(now);
+            let first = flights.iter().enumerate().min_by_key(|(_, flight)| flight.posted).ok_or(now)?.0;
+            if flights[first].posted > now {
+                return Err(flights[first].posted);
+            }
+            return Ok((flights.swap_remove(first), Times { left: now, arrived: now }));
         };
         let mut free = whole(self.free.lock());
         let ranks = free.len();

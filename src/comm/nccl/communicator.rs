@@ -60,18 +60,15 @@ impl Communicator {
             _strings: strings,
         };
         // Dropped on any failure, which aborts what NCCL has begun.
-        let this = Self::of(member, config, config.split_share == Some(true));
+        let this = Self::of(member, config, config.shares());
         let until = until(deadline);
-        this.member.attempt("init", None, || {
+        let init = || {
             this.member.complete()?;
             let init = function!(library, ncclCommInitRankConfig)?;
             let mut comm = std::ptr::null_mut();
-            let begin = || {
-                // SAFETY: a valid config that lives until the call returns, with strings that the
-                // member keeps; writes one handle.
-                unsafe { init(&mut comm, c_world, id.raw(), c_rank, &mut raw) }
-            };
-            let code = closed_on_exec(begin);
+            // SAFETY: a valid config that lives until the call returns, with strings that the
+            // member keeps; writes one handle.
+            let code = unsafe { init(&mut comm, c_world, id.raw(), c_rank, &mut raw) };
             if !comm.is_null() {
                 this.member.handle.set(comm);
             }
@@ -80,9 +77,17 @@ impl Communicator {
                 let why = format!("gave no communicator and {code}");
                 return Err(FailureKind::Library { call: "ncclCommInitRankConfig", code, why }.into());
             }
-            closed_on_exec(|| this.member.settle(&format!("ncclCommInitRankConfig of {world} ranks"), until))
-        })?;
-        Ok(this)
+            this.member.settle(&format!("ncclCommInitRankConfig of {world} ranks"), until)
+        };
+        match closed_on_exec(|| this.member.attempt("init", None, init)) {
+            Ok(()) => Ok(this),
+            Err(error) => {
+                // While the caller's context is there; the drop would do it behind the caller's back.
+                // What does not return marks the family, and the first failure is the one to tell.
+                let _ = this.member.abort();
+                Err(error)
+            }
+        }
     }
 
     pub(super) fn of(member: Member, config: &Config, shares: bool) -> Self {

@@ -1,4 +1,5 @@
-use std::ffi::{CString, c_int};
+use std::env::var_os;
+use std::ffi::{CString, OsStr, c_int};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -72,8 +73,20 @@ pub(super) struct Strings {
 }
 
 impl Config {
+    /// True if communicators split from this one share its resources: the environment overrules.
+    pub(super) fn shares(&self) -> bool {
+        match environment(var_os("NCCL_COMM_SPLIT_SHARE_RESOURCES").as_deref()) {
+            Some(value) => value == 1,
+            None => self.split_share == Some(true),
+        }
+    }
+
     /// Always non-blocking: everything is polled to a deadline.
     pub(super) fn raw(&self) -> Result<RawConfig> {
+        if environment(var_os("NCCL_COMM_BLOCKING").as_deref()) == Some(1) {
+            let why = "NCCL_COMM_BLOCKING=1 in the environment makes NCCL wait without a deadline: unset it";
+            return Err(Error::Unsupported(why.into()));
+        }
         // NCCL compares a set minimum with the unset maximum, and refuses.
         if let (Some(min), max) = (self.min_ctas, self.max_ctas)
             && max.is_none_or(|max| max < min)
@@ -101,6 +114,11 @@ impl Config {
         };
         Ok(RawConfig { config, strings: Strings { _name: name, _net_name: net_name } })
     }
+}
+
+/// A number from the environment, if it is one of the two that NCCL takes for a switch.
+fn environment(value: Option<&OsStr>) -> Option<u8> {
+    value?.to_str()?.trim().parse().ok().filter(|&value| value < 2)
 }
 
 fn string(what: &str, text: &str) -> Result<CString> {

@@ -145,8 +145,8 @@ impl Pause {
 
     pub(super) fn wait(&mut self) {
         match self.0.elapsed().as_millis() {
-            0..5 => std::thread::yield_now(),
-            5..100 => std::thread::sleep(Duration::from_micros(100)),
+            0..20 => std::thread::yield_now(),
+            20..1000 => std::thread::sleep(Duration::from_micros(50)),
             _ => std::thread::sleep(Duration::from_millis(1)),
         }
     }

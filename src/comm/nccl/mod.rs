@@ -15,7 +15,8 @@
 //! Refuses groups across communicators or streams, and reductions other than the sum. Assumes that
 //! a CUDA context is current on the rank's thread, one device a rank. Does not notice dead peers
 //! by itself: NCCL says nothing of those on the same node. Not ordered with other communicators:
-//! the plan does that.
+//! the plan does that. Sockets that NCCL opens for an identity and an init are closed on exec; those
+//! it opens with its first ops are not, so start other programs before.
 //!
 //! Tests: `tests/nccl_library.rs` (a library that misbehaves), `tests/nccl_abi.rs` (the real one's
 //! header, and itself without a driver).
@@ -36,6 +37,7 @@ mod register;
 mod split;
 mod status;
 mod unique_id;
+mod watched;
 
 pub use abort::AbortHandle;
 pub use communicator::Communicator;

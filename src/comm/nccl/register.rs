@@ -90,23 +90,23 @@ impl Communicator {
     /// other window.
     pub unsafe fn register_window(&mut self, address: u64, bytes: usize, symmetric: bool) -> Result<Window> {
         let member = &self.member;
-        let (slot, flags) = (Slot::new(), if symmetric { NCCL_WIN_COLL_SYMMETRIC } else { NCCL_WIN_DEFAULT });
-        let comm = member.attempt("register window", None, || {
+        let flags = if symmetric { NCCL_WIN_COLL_SYMMETRIC } else { NCCL_WIN_DEFAULT };
+        let (handle, comm) = member.attempt("register window", None, || {
             let call = function!(member.library, ncclCommWindowRegister)?;
             let inside = member.enter()?;
-            let comm = inside.comm as usize;
+            let (comm, slot) = (inside.comm as usize, Slot::new());
             // SAFETY: inside with a live handle; the caller's promise of the memory; the slot lives
             // until NCCL has written it.
             let code = unsafe { call(inside.comm, address as *mut c_void, bytes, slot.place(), flags) };
             drop(inside);
             checked(&member.library, "ncclCommWindowRegister", code)?;
             member.settle("ncclCommWindowRegister", until(self.op_deadline))?;
-            Ok(comm)
+            Ok((slot.take() as usize, comm))
         })?;
         // What is not supported is a success that leaves the handle as it was.
-        match slot.take() as usize {
+        match handle {
             0 => Err(declined("make a window", bytes, "no peer access between all ranks, or NCCL_CUMEM_ENABLE=0")),
-            handle => Ok(Window { handle, comm }),
+            _ => Ok(Window { handle, comm }),
         }
     }
 

@@ -25,23 +25,23 @@ impl Communicator {
         let c_color = color.map(|color| small("color", color)).transpose()?.unwrap_or(NCCL_SPLIT_NOCOLOR);
         let c_key = small("key", key)?;
         let RawConfig { config: mut raw, strings } = config.raw()?;
-        let (member, slot, until) = (&*self.member, Slot::new(), until(deadline));
-        let strings = Kept(Some(strings));
-        member.attempt("split", None, || {
+        let (member, until) = (&*self.member, until(deadline));
+        let (comm, strings) = member.attempt("split", None, || {
             let split = function!(member.library, ncclCommSplit)?;
             let inside = member.enter()?;
+            let (slot, strings) = (Slot::new(), Kept(Some(strings)));
             // SAFETY: inside with a live handle; the config lives until the call returns, its
             // strings and the slot until NCCL is done with them.
             let code = unsafe { split(inside.comm, c_color, c_key, slot.place(), &mut raw) };
             drop(inside);
             checked(&member.library, "ncclCommSplit", code)?;
-            member.settle("ncclCommSplit", until)
+            member.settle("ncclCommSplit", until)?;
+            Ok((slot.take(), strings.take()))
         })?;
-        let (comm, strings) = (slot.take(), strings.take());
         if comm.is_null() && color.is_none() {
             return Ok(None);
         }
-        let shares = self.shares || config.split_share == Some(true);
+        let shares = self.shares || config.shares();
         self.child("ncclCommSplit", comm, config, strings, member.family.clone(), shares).map(Some)
     }
 
@@ -60,21 +60,21 @@ impl Communicator {
         let mut lost: Vec<c_int> = without.iter().map(|&rank| rank as c_int).collect();
         let count = lost.len() as c_int;
         let RawConfig { config: mut raw, strings } = config.raw()?;
-        let (member, slot, until) = (&*self.member, Slot::new(), until(deadline));
-        let strings = Kept(Some(strings));
-        let begin = Instant::now();
+        let (member, until, begin) = (&*self.member, until(deadline), Instant::now());
         let made = (|| {
             let shrink = function!(member.library, ncclCommShrink)?;
             let inside = member.enter_poisoned()?;
+            let (slot, strings) = (Slot::new(), Kept(Some(strings)));
             // SAFETY: as in `split`; NCCL copies the list.
             let code =
                 unsafe { shrink(inside.comm, lost.as_mut_ptr(), count, slot.place(), &mut raw, NCCL_SHRINK_ABORT) };
             drop(inside);
             checked(&member.library, "ncclCommShrink", code)?;
-            member.settle_poisoned("ncclCommShrink", until)
+            member.settle_poisoned("ncclCommShrink", until)?;
+            Ok((slot.take(), strings.take()))
         })();
-        made.map_err(|fault| member.error(fault, "shrink", None, begin))?;
-        self.child("ncclCommShrink", slot.take(), config, strings.take(), Arc::default(), false)
+        let (comm, strings) = made.map_err(|fault| member.error(fault, "shrink", None, begin))?;
+        self.child("ncclCommShrink", comm, config, strings, Arc::default(), false)
     }
 
     fn child(

@@ -1,16 +1,19 @@
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use super::part::Part;
 
 /// What a communicator did last, to be read from any thread: by a watchdog, a flight record.
-#[derive(Debug)]
 pub struct Status {
     comm: String,
     rank: usize,
     world: usize,
     last: Mutex<Option<Op>>,
+    observer: OnceLock<Observer>,
 }
+
+/// Learns of every op before NCCL does, on the rank's thread.
+pub(super) type Observer = Box<dyn Fn(&Op) + Send + Sync>;
 
 /// A group of ops that was issued.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +33,7 @@ pub struct Op {
 
 impl Status {
     pub(super) fn new(comm: String, rank: usize, world: usize) -> Self {
-        Self { comm, rank, world, last: Mutex::new(None) }
+        Self { comm, rank, world, last: Mutex::new(None), observer: OnceLock::new() }
     }
 
     /// The communicator's name.
@@ -63,11 +66,25 @@ impl Status {
         op.label.push_str(label);
         op.parts.clear();
         op.parts.extend(parts);
+        if let Some(observer) = self.observer.get() {
+            observer(op);
+        }
+    }
+
+    /// Has an observer learn of every op from now on, unless there is one already.
+    pub(super) fn observe(&self, observer: Observer) -> Result<(), Observer> {
+        self.observer.set(observer)
     }
 
     pub(super) fn enqueued(&self) {
         if let Some(op) = self.last.lock().unwrap_or_else(|e| e.into_inner()).as_mut() {
             op.enqueued = Some(Instant::now());
         }
+    }
+}
+
+impl std::fmt::Debug for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Status({}, rank {} of {})", self.comm, self.rank, self.world)
     }
 }

@@ -54,6 +54,14 @@ impl Agreement {
         Ok(Self { native: native.collect(), groups })
     }
 
+    /// For the plans of all ranks, in order, where no library's collective is used.
+    ///
+    /// # Errors
+    /// Plans that are not those of one world.
+    pub fn without_library(plans: &[Checked<Plan>]) -> Result<Self> {
+        Ok(Self { native: BTreeSet::new(), ..Self::of(plans, false)? })
+    }
+
     /// Whether a library's own collective makes this communication of a rank's plan.
     pub fn is_native(&self, plan: &Plan, comm: &Comm) -> bool {
         self.native.contains(&(comm.tag, group(plan, comm).to_vec()))

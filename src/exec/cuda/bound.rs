@@ -1,18 +1,26 @@
 use std::sync::atomic::Ordering;
 
-use super::enqueue::{enqueue, launch_graph};
+use super::enqueue::{enqueue, launch_graph, op_of};
+use super::link::Ports;
 use super::memory::Addresses;
 use super::prepared::Prepared;
+use super::ranges::Ranges;
 use super::resolve::{Call, Home, Resolved, Resolver, Timed};
-use crate::cuda::{DeviceMemory, Event, Graph, PinnedMemory, Priority, Stream, capture};
+use super::transport::Wires;
+use crate::cuda::{DeviceMemory, Event, Graph, PinnedMemory, Priority, Staging, Stream, capture};
 use crate::error::Result;
 use crate::plan::OpId;
 
 /// Bytes of a `SeqparStatus`.
 pub(super) const STATUS_BYTES: usize = 16;
 
+/// Most bytes of a slot of pinned memory: copies of that size reach most of a PCIe link's rate.
+const SLOT_BYTES: usize = 4 << 20;
+
 /// A world, or a rank of it, with its addresses: runs again and again.
 pub struct Bound<'a> {
+    /// What a profiler is told.
+    pub(super) ranges: Option<Ranges>,
     // Before what its work touches.
     pub(super) graph: Option<Graph>,
     pub(super) prepared: &'a Prepared,
@@ -30,6 +38,10 @@ pub struct Bound<'a> {
     pub(super) first_status: Vec<usize>,
     pub(super) told: Told,
     pub(super) bytes_sent: Vec<u64>,
+    /// Before the scratch that peers write.
+    wires: Wires,
+    pub(super) ports: Option<Ports>,
+    pub(super) stagings: Vec<Staging>,
     scratch: Vec<DeviceMemory>,
 }
 
@@ -65,15 +77,22 @@ impl<'a> Bound<'a> {
             Some(_) => (0..prepared.streams.len()).map(|stream| words.address() + 4 * stream as u64).collect(),
             None => Vec::new(),
         };
-        let mut resolver = Resolver::new(prepared, homes, told);
+        let options = &prepared.options;
+        let messages = prepared.program.messages();
+        let ports = options.link.map(|link| Ports::new(link, options.deadline, prepared.world(), messages));
+        let mut resolver = Resolver::new(prepared, homes, told, ports.transpose()?);
         resolver.run()?;
-        let Resolver { scratch, mut calls, timed, bytes_sent, communications, .. } = resolver;
+        let Resolver { scratch, mut calls, timed, bytes_sent, communications, sides, ports, stagings, .. } = resolver;
+        let staging = |(_, bytes): (usize, usize)| Staging::new(bytes.min(SLOT_BYTES));
+        let wires = prepared.transport.connect(&sides)?;
+        calls = wires.expanded(calls);
         if !prepared.options.timed {
             calls.retain(|call| !matches!(call.call, Call::Begin(_) | Call::End(_)));
         }
         let timers = if prepared.options.timed { timed.len() } else { 0 };
         let timers = (0..timers).map(|_| Ok((Event::new(true)?, Event::new(true)?))).collect::<Result<_>>()?;
         Ok(Self {
+            ranges: Ranges::new(prepared, &calls, op_of),
             graph: None,
             prepared,
             calls,
@@ -88,6 +107,9 @@ impl<'a> Bound<'a> {
             first_status,
             told: Told { words, communications },
             bytes_sent,
+            wires,
+            ports,
+            stagings: stagings.into_iter().map(staging).collect::<Result<_>>()?,
             scratch,
         })
     }
@@ -111,6 +133,7 @@ impl<'a> Bound<'a> {
 
     fn try_run(&mut self, stream: &Stream) -> Result<()> {
         self.prepared.context.bind()?;
+        let _run = self.ranges.as_ref().map(Ranges::run);
         self.start.record(stream)?;
         if self.prepared.options.graph {
             if self.graph.is_none() {
@@ -131,10 +154,19 @@ impl<'a> Bound<'a> {
         capture(&origin, || enqueue(self, &origin))
     }
 
+    /// Rank and op of each kernel launch and copy of a run, in the order in which they are enqueued:
+    /// with what a driver sees of them, tests hold them to the plans.
+    #[doc(hidden)]
+    pub fn launches(&self) -> Vec<(usize, OpId)> {
+        let moves = |call: &&Resolved| matches!(call.call, Call::Launch { .. } | Call::Copy { .. });
+        self.calls.iter().filter(moves).filter_map(|call| Some((call.rank, call.op?))).collect()
+    }
+
     /// Nothing that the device may still use is ever freed: that would wait for it.
     pub(super) fn leave_behind(&mut self) {
         self.prepared.wedged.store(true, Ordering::Relaxed);
         self.scratch.iter_mut().chain([&mut self.flags]).for_each(DeviceMemory::leave);
+        self.wires.leave();
         self.status.leave();
         self.told.words.leave();
     }

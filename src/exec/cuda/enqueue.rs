@@ -4,17 +4,22 @@
 
 use super::bound::Bound;
 use super::prepared::ExternalCall;
+use super::ranges::Issue;
 use super::resolve::{Call, Message, Resolved};
 use super::transport::Transport;
-use crate::cuda::{Graph, Stream, copy_device_to_device, launch, wait_value, write_value};
+use crate::cuda::{Event, Graph, Stream, copy_device_to_device, launch, wait_value, write_value};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::plan::OpId;
 
 /// Enqueues all calls of a run behind `caller`, and lets `caller` wait for their end.
 pub(super) fn enqueue(bound: &Bound<'_>, caller: &Stream) -> Result<()> {
     let prepared = bound.prepared;
     // The runs before this one are over for `caller`.
     bound.flags.fill(0, caller)?;
+    if let Some(ports) = &bound.ports {
+        ports.clear(caller)?;
+    }
     if prepared.options.poison {
         prepared.ranks.iter().try_for_each(|rank| rank.arena.fill(0xff, caller))?;
     }
@@ -26,14 +31,35 @@ pub(super) fn enqueue(bound: &Bound<'_>, caller: &Stream) -> Result<()> {
     for stream in &prepared.streams {
         stream.wait(&bound.fork)?;
     }
-    for resolved in &bound.calls {
-        enqueue_one(bound, resolved).map_err(|error| named(bound, resolved, error))?;
+    let mut calls = bound.calls.iter().enumerate();
+    let mut issue = Issue::new(bound.ranges.as_ref());
+    let enqueued = calls.try_for_each(|(at, call)| {
+        issue.at(at);
+        enqueue_one(bound, call).map_err(|error| named(bound, at, error))
+    });
+    drop(issue);
+    if enqueued.is_err() {
+        open_gates(bound, caller);
     }
-    for (stream, join) in prepared.streams.iter().zip(&bound.joins) {
-        join.record(stream)?;
-        caller.wait(join)?;
+    // After a failure too: what was enqueued uses the caller's memory.
+    let joins = prepared.streams.iter().zip(&bound.joins);
+    let joined = joins.map(|(stream, join)| join.record(stream).and_then(|()| caller.wait(join)));
+    enqueued.and(joined.fold(Ok(()), Result::and))
+}
+
+/// Nobody here waits for what will not be enqueued any more; a peer must not take it for done.
+fn open_gates(bound: &Bound<'_>, caller: &Stream) {
+    let own = bound.flags.address()..bound.flags.address() + bound.flags.bytes() as u64;
+    for call in &bound.calls {
+        if let Call::RaiseFlag(address) = call.call
+            && own.contains(&address)
+        {
+            // SAFETY: a flag of `bound`. What it lets run is worthless and ours.
+            if let Err(error) = unsafe { write_value(address, 1, caller) } {
+                log::error!("a gate stays shut until its deadline: {error}");
+            }
+        }
     }
-    Ok(())
 }
 
 /// Launches the graph that [`enqueue`] was captured into.
@@ -48,8 +74,8 @@ fn enqueue_one(bound: &Bound<'_>, resolved: &Resolved) -> Result<()> {
     match &resolved.call {
         Call::Wait(event) => stream.wait(&prepared.events[*event]),
         Call::Record(event) => prepared.events[*event].record(stream),
-        Call::Begin(timer) => bound.timers[*timer].0.record(stream),
-        Call::End(timer) => bound.timers[*timer].1.record(stream),
+        Call::Begin(timer) => time(bound, &bound.timers[*timer].0, stream),
+        Call::End(timer) => time(bound, &bound.timers[*timer].1, stream),
         Call::Launch { function, geometry, params } => {
             // SAFETY: the launch layer made the parameters for this function; see the module.
             unsafe { launch(function, geometry, params, stream) }
@@ -58,10 +84,19 @@ fn enqueue_one(bound: &Bound<'_>, resolved: &Resolved) -> Result<()> {
             // SAFETY: both runs lie in buffers of the plans; see the module.
             unsafe { copy_device_to_device(*to, *from, *bytes, stream) }
         }
-        // SAFETY: a flag of `bound`; it is raised by a stream that does not depend on this one.
+        Call::Staged { staging, to, from, bytes } => {
+            // SAFETY: as for `Copy`; a staging belongs to `bound` and to one stream.
+            unsafe { bound.stagings[*staging].copy(*to, *from, *bytes, stream) }
+        }
+        // SAFETY: a flag of `bound`, raised by a stream that does not depend on this one; or one of its
+        // wires, raised by a peer as their module proves.
         Call::WaitFlag(address) => unsafe { wait_value(*address, 1, stream) },
-        // SAFETY: a flag of `bound`.
+        // SAFETY: a flag of `bound`, or of its wires, which keep the peers' flags mapped.
         Call::RaiseFlag(address) => unsafe { write_value(*address, 1, stream) },
+        // SAFETY: as above.
+        #[cfg(feature = "nccl")]
+        Call::LowerFlag(address) => unsafe { write_value(*address, 0, stream) },
+        Call::Exchange(_) => Err(Error::Unsupported("messages that are not connected".into())),
         // SAFETY: a word of `bound`.
         Call::Tell { address, count } => unsafe { write_value(*address, *count, stream) },
         Call::Group { communicator, dtype, messages } => {
@@ -116,11 +151,27 @@ fn no_library() -> Result<()> {
     Err(Error::Unsupported("a group of calls without a communication library: prepare with its transport".into()))
 }
 
-/// What failed between ranks says where by itself.
-fn named(bound: &Bound<'_>, resolved: &Resolved, error: Error) -> Error {
-    match (resolved.op, error) {
+fn time(bound: &Bound<'_>, timer: &Event, stream: &Stream) -> Result<()> {
+    if bound.prepared.options.graph { timer.record_in_graph(stream) } else { timer.record(stream) }
+}
+
+/// With the op that call `at` is made for. What failed between ranks says where by itself.
+fn named(bound: &Bound<'_>, at: usize, error: Error) -> Error {
+    match (op_of(&bound.calls, at), error) {
         (_, error @ Error::Between(_)) => error,
-        (Some(op), error) => bound.prepared.rank(resolved.rank).failed(op, error),
+        (Some((rank, op)), error) => bound.prepared.rank(rank).failed(op, error),
         (None, error) => error,
     }
+}
+
+/// Rank and op that call `at` is made for; waits belong to the op behind them, records to the one
+/// before.
+pub(super) fn op_of(calls: &[Resolved], at: usize) -> Option<(usize, OpId)> {
+    let of = calls.get(at)?;
+    let on_its_stream = |other: &&Resolved| other.stream == of.stream && other.op.is_some();
+    let call = match of.call {
+        Call::Wait(_) => calls[at..].iter().find(on_its_stream),
+        _ => calls[..=at].iter().rfind(on_its_stream),
+    };
+    call.and_then(|call| Some((call.rank, call.op?)))
 }

@@ -23,6 +23,7 @@ impl Bound<'_> {
         if let Err(error) = self.ended(begin) {
             return Err(self.given_up(error));
         }
+        self.prepared.transport.ended();
         self.closed_gate()?;
         self.report()
     }
@@ -85,6 +86,10 @@ impl Bound<'_> {
                 return self.wedged(error);
             }
             std::thread::sleep(Duration::from_millis(1));
+            // What was enqueued behind may wait anew.
+            if prepared.transport.is_peer() && prepared.transport.abort("").is_err() {
+                return self.wedged(error);
+            }
         }
         error
     }
@@ -96,7 +101,8 @@ impl Bound<'_> {
             _ => None,
         });
         let mut groups = groups.skip_while(|(of, _)| *of != Some(op));
-        let (comm, seq) = groups.next().map_or((String::new(), None), |(_, communicator)| {
+        let unnamed = if self.prepared.transport.is_peer() { "peers".into() } else { failure.comm.clone() };
+        let (comm, seq) = groups.next().map_or((unnamed, None), |(_, communicator)| {
             let later = groups.filter(|(_, other)| *other == communicator).count() as u64;
             let (name, last) = self.prepared.transport.last_issued(communicator);
             (name, last.and_then(|last| last.checked_sub(later)))

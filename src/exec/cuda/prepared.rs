@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::bound::Bound;
 use super::kernels::Kernels;
 use super::program::{self, Program};
+use super::ranges::name_streams;
 use super::transport::Transport;
+use crate::comm::local::Link;
 use crate::cuda::{Context, DeviceMemory, Event, Priority, Stream};
 use crate::error::{Error, Result};
 use crate::exec::placed::check_placement;
@@ -14,7 +16,7 @@ use crate::kernel::TensorView;
 use crate::kernel::cuda::Arch;
 use crate::plan::lower::{Gates, Lowered};
 use crate::plan::memory::Memory;
-use crate::plan::{Buffer, Checked, OpId, Plan};
+use crate::plan::{Buffer, BufferId, Checked, OpId, Plan};
 
 /// How a world runs. Nothing here changes a bit.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,8 +33,27 @@ pub struct CudaOptions {
     pub poison: bool,
     /// SMs that a kernel may fill; `None`: all. With gates as flags, leave some to the others.
     pub sms: Option<u32>,
+    /// By loopback: messages between ranks take that time, by the device's clock; `None`: as long as
+    /// their copies. The model is that of the host executor: a message takes the sender's port and
+    /// the receiver's, and arrives a latency later; but it takes them in the order in which messages
+    /// become ready, not when it could start. What one op receives follows each other. Two launches
+    /// of one thread a message: a kernel that fills every SM delays them.
+    pub link: Option<Link>,
+    /// By loopback: how messages between ranks travel.
+    pub route: Route,
     /// Longest time of a run, and of a wait inside a kernel.
     pub deadline: Duration,
+}
+
+/// How a message between two ranks of one device travels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Route {
+    /// As one copy within the device.
+    #[default]
+    Device,
+    /// Through pinned host memory, out by one copy engine and in by another: a real link.
+    Pinned,
 }
 
 impl Default for CudaOptions {
@@ -43,6 +64,8 @@ impl Default for CudaOptions {
             timed: false,
             poison: cfg!(debug_assertions),
             sms: None,
+            link: None,
+            route: Route::Device,
             deadline: Duration::from_secs(60),
         }
     }
@@ -202,7 +225,7 @@ impl Prepared {
         }
         let first = ranks.first().map_or(0, |rank| rank.plan.rank as usize);
         let streams = program.streams.iter().map(|&(rank, stream)| priority(&ranks[rank - first].plan, stream));
-        Ok(Self {
+        let prepared = Self {
             streams: streams.map(Stream::new).collect::<Result<_>>()?,
             events: (0..program.events).map(|_| Event::new(false)).collect::<Result<_>>()?,
             buffers: ranks.iter().map(|rank| rank.plan.buffers.clone()).collect(),
@@ -214,7 +237,9 @@ impl Prepared {
             externals: HashMap::new(),
             wedged: AtomicBool::new(false),
             options,
-        })
+        };
+        name_streams(&prepared);
+        Ok(prepared)
     }
 
     /// Registers what an external op enqueues, on every rank.
@@ -230,6 +255,14 @@ impl Prepared {
     /// The plans that are here, by rank: all of the world, or one.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
         self.ranks.iter().map(|rank| &rank.plan)
+    }
+
+    /// Device address of a rank's temporary, for tests; `None` for a bound buffer.
+    #[doc(hidden)]
+    pub fn temporary(&self, rank: usize, buffer: BufferId) -> Option<u64> {
+        let rank = self.ranks.get(rank.checked_sub(self.first_rank())?)?;
+        let offset = rank.memory.offsets.get(buffer.0 as usize).copied().flatten()?;
+        Some(rank.arena.address() + offset as u64)
     }
 
     /// Resolves the program for the addresses of inputs and outputs: one list for each of
@@ -249,6 +282,11 @@ impl Prepared {
         Bound::new(self, addresses)
     }
 
+    /// Whether the device may use what is bound for ever: it must never be freed then.
+    pub(super) fn is_wedged(&self) -> bool {
+        self.wedged.load(Ordering::Relaxed)
+    }
+
     /// A rank that is here.
     pub(super) fn rank(&self, rank: usize) -> &RankPlan {
         &self.ranks[rank - self.first_rank()]
@@ -266,8 +304,10 @@ impl Prepared {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        if self.wedged.load(Ordering::Relaxed) {
+        if self.is_wedged() {
             self.ranks.iter_mut().for_each(|rank| rank.arena.leave());
+            self.kernels.leave();
+            self.context.leave();
         }
     }
 }

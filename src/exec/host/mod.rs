@@ -14,7 +14,7 @@ mod external;
 mod memory;
 mod stream;
 
-pub use crate::comm::local::Link;
+pub use crate::comm::local::{Cut, Faults, Link, Spoil};
 pub use crate::exec::HostTensor;
 pub use bind::{Bindings, run_tensors};
 pub use external::{External, ExternalCall};
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use super::Report;
 use super::placed::check_placement;
-use crate::comm::local::Local;
+use crate::comm::local::{Links, Local};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::plan::edges::derive;
@@ -49,7 +49,7 @@ pub enum Clock {
     Paced(Machine),
 }
 
-/// How a world runs. Nothing here changes a bit.
+/// How a world runs. Nothing here changes a bit, but for [`Faults::spoil`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostOptions {
     /// Kernel threads of all ranks together; each rank has at least one.
@@ -66,6 +66,12 @@ pub struct HostOptions {
     pub check_leases: bool,
     /// Fill temporaries and own outputs with NaN before each run; on in debug builds.
     pub poison: bool,
+    /// What goes wrong on the links, to see what comes of it.
+    pub faults: Faults,
+    /// Compare what arrives with what was sent: a difference is
+    /// [`FailureKind::Corrupt`](crate::error::FailureKind::Corrupt). Without it a spoiled message
+    /// is not noticed.
+    pub checksums: bool,
 }
 
 impl Default for HostOptions {
@@ -78,6 +84,8 @@ impl Default for HostOptions {
             gates: Gates::Flags,
             check_leases: cfg!(debug_assertions),
             poison: cfg!(debug_assertions),
+            faults: Faults::default(),
+            checksums: false,
         }
     }
 }
@@ -242,7 +250,11 @@ impl Prepared {
         Ok(Self {
             buffers: Arc::new(ranks.iter().map(|rank| rank.plan.buffers.clone()).collect()),
             arenas: ranks.iter().map(|rank| Bytes::filled(rank.memory.arena_bytes, 0)).collect(),
-            transport: Local::new(&events, options.link, options.deadline),
+            transport: Local::new(
+                &events,
+                Links { link: options.link, faults: options.faults.clone(), checksums: options.checksums },
+                options.deadline,
+            ),
             externals: HashMap::new(),
             ranks,
             options,

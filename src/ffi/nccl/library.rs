@@ -44,7 +44,11 @@ impl Library {
             // SAFETY: opens a library by name; its initialisers are NCCL's.
             match unsafe { libloading::Library::new(OsString::from(&path)) } {
                 Ok(library) => return Self::of(path, library),
-                Err(error) => why.push(error.to_string()),
+                Err(error) => {
+                    // The linker's own words, which name what it misses.
+                    let cause = std::error::Error::source(&error).map_or(error.to_string(), |cause| cause.to_string());
+                    why.push(format!("{}: {cause}", path.display()));
+                }
             }
         }
         Err(Error::Unsupported(format!(

@@ -185,6 +185,17 @@ pub struct SeqparSum {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct SeqparLink {
+    pub lock: u64,
+    pub egress: u64,
+    pub ingress: u64,
+    pub arrival: u64,
+    pub transfer_ns: u64,
+    pub latency_ns: u64,
+    pub timeout_ns: u64,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct SeqparLseMerge {
     pub out_a: SeqparView,
     pub out_b: SeqparView,

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use super::Arch;
 use super::resources::{self, Resources};
-use super::{adaln, attention, gemm, lse_merge, pack, qk_norm_rope, sum};
+use super::{adaln, attention, gemm, link, lse_merge, pack, qk_norm_rope, sum};
 
 const TABLE: &str = include_str!("../../../csrc/ptxas.txt");
 
@@ -93,6 +93,7 @@ fn block_and_work(family: &str, symbol: &str) -> Option<(Block, Work)> {
         "qk_norm_rope" => Some(rows_only(qk_norm_rope::block(QK_HEAD_DIM))),
         "pack" => Some(rows_only(Block { threads: pack::THREADS, shared_bytes: 0 })),
         "sum" => Some(rows_only(Block { threads: sum::THREADS, shared_bytes: 0 })),
+        "link" => Some(rows_only(Block { threads: link::THREADS, shared_bytes: 0 })),
         "lse_merge" => Some(rows_only(Block { threads: lse_merge::THREADS, shared_bytes: 0 })),
         _ => None,
     }

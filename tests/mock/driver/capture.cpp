@@ -58,7 +58,7 @@ CUresult cuStreamEndCapture(CUstream handle, CUgraph* graph) {
   if (!whole) return CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
   capture->graph->alive = true;
   *graph = capture->graph;
-  return CUDA_SUCCESS;
+  return call.end(CUDA_SUCCESS);
 }
 
 CUresult cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* status) {

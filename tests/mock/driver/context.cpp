@@ -21,7 +21,7 @@ void destroy(Call& call, CUcontext context) {
   for (Object* object : objects()) {
     if (object->context != context || !object->alive || object == context) continue;
     const bool implicit = object == context->default_stream || object->kind == CUfunc_st::kKind;
-    if (!implicit) left += std::string(left.empty() ? "" : ", ") + object->kind;
+    if (!implicit) left += std::string(left.empty() ? "" : ", ") + std::string(object->kind);
     if (object->kind == CUstream_st::kKind) static_cast<CUstream>(object)->queue->retired = true;
     object->alive = false;
   }

@@ -45,6 +45,22 @@ CUresult cuEventRecord(CUevent event, CUstream handle) {
   return submit(call, stream, operation("record_event", 0), &event->recorded);
 }
 
+// External: a node of the graph, which records at every launch.
+CUresult cuEventRecordWithFlags(CUevent event, CUstream handle, unsigned int flags) {
+  MOCK_CALL(kContext);
+  MOCK_ALIVE(event);
+  MOCK_STREAM(stream, handle);
+  if (flags != CU_EVENT_RECORD_EXTERNAL) return call.misuse("flags that the mock does not know", CUDA_ERROR_NOT_SUPPORTED);
+  if (event->context != stream->context) return call.misuse("an event of another context", CUDA_ERROR_INVALID_HANDLE);
+  if (!stream->capture) return CUDA_ERROR_INVALID_VALUE;
+  event->capture = nullptr;
+  const OperationPtr op = operation("record_event", 0);
+  op->arrive = [event](Operation& launched) {
+    if (event->alive) event->recorded = launched.shared_from_this();
+  };
+  return submit(call, stream, op);
+}
+
 CUresult cuEventQuery(CUevent event) {
   MOCK_CALL(kContext);
   MOCK_ALIVE(event);

@@ -32,7 +32,7 @@ CUresult allocate(Call& call, uint64_t* address, size_t bytes, bool pinned) {
 CUresult release(Call& call, uint64_t address, bool pinned) {
   uint64_t first = 0;
   const Allocation* found = call.engine.memory.find(address, &first);
-  if (!found || first != address || found->pinned != pinned) {
+  if (!found || first != address || found->pinned != pinned || found->mapped) {
     return call.misuse("an address that was not allocated", CUDA_ERROR_INVALID_VALUE);
   }
   if (!found->live) return call.misuse(found->name + " is freed twice", CUDA_ERROR_INVALID_VALUE);
@@ -76,5 +76,15 @@ CUresult cuMemGetInfo_v2(size_t* free_bytes, size_t* total_bytes) {
   MOCK_CALL(kContext);
   *total_bytes = call.engine.options.memory_bytes;
   *free_bytes = *total_bytes - call.engine.memory.used();
+  return CUDA_SUCCESS;
+}
+
+CUresult cuMemGetAddressRange_v2(CUdeviceptr* base, size_t* bytes, CUdeviceptr address) {
+  MOCK_CALL(kContext);
+  uint64_t first = 0;
+  const Allocation* found = call.engine.memory.find(address, &first);
+  if (!found || !found->live) return CUDA_ERROR_NOT_FOUND;
+  if (base) *base = first;
+  if (bytes) *bytes = found->bytes;
   return CUDA_SUCCESS;
 }

@@ -1,10 +1,10 @@
 // What the driver's handles point to. An object is never freed: a stale handle is recognised.
 #pragma once
-#include <cstring>
 #include <map>
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -14,8 +14,8 @@
 namespace mock {
 
 struct Object {
-  explicit Object(const char* kind) : kind(kind) {}
-  const char* const kind;
+  explicit Object(std::string_view kind) : kind(kind) {}
+  const std::string_view kind;  // compared by its text: libraries have texts of their own
   CUcontext context = nullptr;
   bool alive = true;
 };
@@ -118,7 +118,7 @@ T* make(CUcontext context) {
 // Whether `handle` is an object of that type and was not destroyed.
 template <class T>
 bool alive(const T* handle) {
-  return known(handle) && handle->alive && !strcmp(handle->kind, T::kKind);
+  return known(handle) && handle->alive && handle->kind == T::kKind;
 }
 
 // Streams of a context that were not destroyed, its default stream among them.

@@ -68,6 +68,7 @@ enum CUfunction_attribute {
 };
 
 enum CUevent_flags { CU_EVENT_DISABLE_TIMING = 2 };
+enum CUevent_record_flags { CU_EVENT_RECORD_EXTERNAL = 1 };
 enum CUstream_flags { CU_STREAM_NON_BLOCKING = 1 };
 enum CUstreamCaptureMode {
   CU_STREAM_CAPTURE_MODE_GLOBAL = 0,
@@ -111,6 +112,9 @@ typedef struct CUgraphNode_st* CUgraphNode;
 typedef struct CUgraphExec_st* CUgraphExec;
 typedef void (*CUhostFn)(void*);
 
+struct CUipcMemHandle {
+  char reserved[64];
+};
 struct CUuuid {
   char bytes[16];
 };

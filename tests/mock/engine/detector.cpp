@@ -25,6 +25,11 @@ void Detector::freed(uint64_t address, uint64_t bytes) {
   segments_.erase(segments_.lower_bound(address), segments_.lower_bound(address + bytes));
 }
 
+void Detector::lent(uint64_t address, uint64_t bytes) {
+  const auto end = segments_.lower_bound(address + bytes);
+  for (auto it = segments_.lower_bound(address); it != end; ++it) it->second.written = true;
+}
+
 void Detector::forget() {
   flags_.clear();
   for (auto& [address, segment] : segments_) {

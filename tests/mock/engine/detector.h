@@ -16,6 +16,8 @@ class Detector {
   Detector(const Memory& memory, Reports& reports) : memory_(memory), reports_(reports) {}
   void allocated(uint64_t address, uint64_t bytes, bool written);
   void freed(uint64_t address, uint64_t bytes);
+  // Others write it unseen.
+  void lent(uint64_t address, uint64_t bytes);
   // Checks and records an access of `op`, which runs; false: a bad address. `unwritten`: whether
   // a read of never-written bytes is reported (the emulation does it for its kernels).
   bool access(Operation& op, const Access& access, bool unwritten);

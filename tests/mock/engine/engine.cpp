@@ -1,6 +1,7 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <chrono>
 
 namespace mock {
 
@@ -40,6 +41,7 @@ uint32_t Engine::below(uint32_t n) {
 
 void Engine::changed() {
   changes_++;
+  moved_ = std::chrono::steady_clock::now();
   blocked_ = 0;
   condition_.notify_all();
 }
@@ -133,7 +135,8 @@ void Engine::run(Lock& lock, const OperationPtr& op) {
   op->clock[queue.agent] = op->sequence;
   op->end_ns = op->begin_ns + op->cost_ns;
   bool valid = true;
-  for (const Access& access : op->accesses) valid &= detector.access(*op, access, true);
+  if (options.record) ran_[op->id] = op->label;
+  for (const Access& access : op->accesses) valid &= touch(*op, access, true);
   const int error = valid ? options.occurs("run." + op->label) : kIllegalAddress;
   if (error || queue.domain->error || !op->effect) {
     finish(op, error);
@@ -171,6 +174,8 @@ void Engine::advance(Lock& lock, const OperationPtr& op) {
     }).detach();
     return;
   }
+  // Whatever changes from here on, the effect may have looked before.
+  const uint64_t seen = changes_;
   lock.unlock();
   Outcome outcome;
   {
@@ -184,7 +189,7 @@ void Engine::advance(Lock& lock, const OperationPtr& op) {
     finish(op, outcome.error);
   } else {
     op->state = State::kStalled;
-    op->stalled_at = changes_;
+    op->stalled_at = seen;
     condition_.notify_all();
   }
 }
@@ -201,11 +206,20 @@ void Engine::finish(const OperationPtr& op, int error) {
 }
 
 void Engine::observe(Lock&, Operation& op, const Access& access) {
-  if (op.generation == generation_) detector.access(op, access, false);
+  if (op.generation == generation_) touch(op, access, false);
+}
+
+bool Engine::touch(Operation& op, const Access& access, bool unwritten) {
+  if (options.record) touched_.push_back({op.id, access.address, access.bytes, static_cast<uint64_t>(access.kind)});
+  return detector.access(op, access, unwritten);
 }
 
 bool Engine::poll(Lock& lock, const OperationPtr& op) {
-  if (op && op->state != State::kDone && !by_threads() && below(2)) step(lock, op);
+  if (op && !by_threads() && below(2)) {
+    // A few at a time: a host that polls sleeps in between.
+    for (uint32_t steps = 1 + below(32); steps && op->state != State::kDone && step(lock, op); steps--) {
+    }
+  }
   if (op && op->state != State::kDone) return false;
   if (op && op->generation == generation_) learn(*op);
   return true;
@@ -237,7 +251,8 @@ void Engine::work() {
   Lock lock(mutex);
   while (true) {
     if (by_threads() && step(lock, nullptr)) continue;
-    condition_.wait(lock);
+    // Flags may be written by other processes, which nobody tells.
+    options.processes_s > 0 ? (void)condition_.wait_for(lock, std::chrono::milliseconds(1)) : condition_.wait(lock);
   }
 }
 
@@ -271,6 +286,8 @@ void Engine::reset(Lock& lock) {
   hosts_ = 0;
   for (const auto& forget : at_reset) forget();
   reports.clear();
+  touched_.clear();
+  ran_.clear();
   options.faults.clear();
   options.ranks = {};
   options.hang.clear();

@@ -4,7 +4,9 @@
 // Methods that take a Lock want it held; effects run without it, one at a time but for host
 // functions.
 #pragma once
+#include <chrono>
 #include <condition_variable>
+#include <map>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -52,8 +54,10 @@ class Engine {
   void handoff() { join(host(), host_); }
   // A thread of the host called.
   void seen_host() { host_threads_.insert(std::this_thread::get_id()); }
-  // From now on `count` threads alone act: when all of them wait, nothing will come. 0: unknown.
+  // From now on `count` threads alone act, those that enter: when all of them wait, nothing will
+  // come. 0: unknown.
   void hosts(int count);
+  void host_entered();
   void host_left();
   // Where options.hang names this call.
   void hang(Lock&, const std::string& name);
@@ -69,6 +73,13 @@ class Engine {
 
   // Accesses of a running kernel, as they become known.
   void observe(Lock&, Operation& op, const Access& access);
+
+  // With Options::record: what ran since the last reset, and what it touched.
+  struct Touch {
+    uint64_t operation, address, bytes, kind;
+  };
+  const std::vector<Touch>& touched() const { return touched_; }
+  const std::map<uint64_t, std::string>& ran() const { return ran_; }
 
   // Abandons what is queued and forgets everything but memory, live queues and options.
   void reset(Lock&);
@@ -89,6 +100,7 @@ class Engine {
   bool stand_by(Lock&);
   bool idle() const;
   bool let_time_pass(Lock&);
+  bool touch(Operation& op, const Access& access, bool unwritten);
   std::string blocked() const;
   void work();
 
@@ -96,8 +108,11 @@ class Engine {
   std::vector<std::unique_ptr<Queue>> queues_;
   std::set<std::thread::id> host_threads_;
   Clock host_;  // of all threads
+  std::vector<Touch> touched_;
+  std::map<uint64_t, std::string> ran_;
   uint64_t next_id_ = 1, first_id_ = 1, generation_ = 1;
   uint64_t changes_ = 1, executed_ = 0, order_ = 0;
+  std::chrono::steady_clock::time_point moved_{};  // when anything changed last
   uint64_t random_ = 1, seeded_with_ = ~0ull;
   int running_ = 0;
   int hosts_ = 0, blocked_ = 0;  // threads that act; those of them that wait, since the last change

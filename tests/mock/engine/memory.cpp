@@ -1,5 +1,9 @@
 #include "memory.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstring>
 
@@ -26,9 +30,47 @@ uint64_t Memory::allocate(std::unique_lock<std::mutex>& lock, uint64_t bytes, in
   return address;
 }
 
+bool Memory::share() {
+  if (file_ < 0 && emulated_) file_ = emu_share(emulated_);
+  return file_ >= 0;
+}
+
+Shared Memory::lend(std::unique_lock<std::mutex>& lock, uint64_t address) {
+  const Allocation& lent = all_.at(address);
+  const Shared shared{getpid(), file_, lent.device, 0, address - emu_arena(emulated_), lent.bytes};
+  if (file_ < 0) return shared;
+  lock.unlock();
+  {
+    std::lock_guard<std::mutex> guard(effects);
+    emu_mark(emulated_, address, lent.bytes, 1);
+  }
+  lock.lock();
+  return shared;
+}
+
+uint64_t Memory::map(const Shared& from) {
+  const std::string path = "/proc/" + std::to_string(from.process) + "/fd/" + std::to_string(from.file);
+  const int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (file < 0) return 0;
+  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE)), before = from.offset % page;
+  const uint64_t bytes = before + from.bytes;
+  void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, static_cast<off_t>(from.offset - before));
+  close(file);
+  if (mapped == MAP_FAILED) return 0;
+  const uint64_t address = reinterpret_cast<uint64_t>(mapped) + before;
+  all_[address] = {from.bytes, from.device, false, true, "imported#" + std::to_string(++count_), bytes};
+  return address;
+}
+
 void Memory::release(std::unique_lock<std::mutex>& lock, uint64_t address) {
   Allocation& gone = all_.at(address);
   gone.live = false;
+  if (gone.mapped) {
+    const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+    munmap(reinterpret_cast<void*>(address / page * page), gone.mapped);
+    all_.erase(address);
+    return;
+  }
   if (!gone.pinned) used_ -= gone.bytes;
   lock.unlock();
   {

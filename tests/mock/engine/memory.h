@@ -15,6 +15,13 @@ struct Allocation {
   int device;
   bool pinned, live;
   std::string name;
+  uint64_t mapped = 0;  // of another process: bytes of the mapping
+};
+
+// Where an allocation lies in a process that shares its memory.
+struct Shared {
+  int32_t process, file, device, reserved;
+  uint64_t offset, bytes;
 };
 
 class Memory {
@@ -23,6 +30,12 @@ class Memory {
   // Both give the engine's lock up for a while: an effect may run.
   uint64_t allocate(std::unique_lock<std::mutex>& lock, uint64_t bytes, int device, bool pinned);  // 0: none left
   void release(std::unique_lock<std::mutex>& lock, uint64_t address);
+  // Device memory becomes a file, before anything is allocated; false: it cannot be.
+  bool share();
+  // An allocation for other processes, which may write it unseen.
+  Shared lend(std::unique_lock<std::mutex>& lock, uint64_t address);
+  // An allocation of another process; 0: it is gone.
+  uint64_t map(const Shared& from);
   // The allocation that holds `address`, dead or alive, and its first address; null: none.
   const Allocation* find(uint64_t address, uint64_t* first = nullptr) const;
   std::string name_of(uint64_t address, uint64_t bytes) const;
@@ -42,6 +55,7 @@ class Memory {
   EmuDevice* emulated_;
   std::map<uint64_t, Allocation> all_;
   uint64_t used_ = 0, count_ = 0;
+  int file_ = -1;
 };
 
 }  // namespace mock

@@ -31,10 +31,12 @@ bool Options::apply(const std::string& word) {
   const uint64_t number = strtoull(value.c_str(), nullptr, 10);
   if (key == "seed") return seed = number, true;
   if (key == "deadlock_s") return deadlock_s = atof(value.c_str()), true;
+  if (key == "processes_s") return processes_s = atof(value.c_str()), true;
   if (key == "memory_bytes") return memory_bytes = number, true;
   if (key == "devices") return devices = static_cast<int>(number), true;
   if (key == "capability") return capability = static_cast<int>(number), true;
   if (key == "sms") return sms = static_cast<int>(number), true;
+  if (key == "record") return record = number != 0, true;
   if (key == "check") return check = number != 0, true;
   if (key == "resident") return resident = static_cast<int>(number), true;
   if (key == "share_device") return share_device = number != 0, true;

@@ -34,11 +34,15 @@ struct Options {
   uint64_t seed = 1;
   Mode mode = Mode::kLate;
   double deadlock_s = 1;  // how long nothing may happen while other threads could do something
+  // Above 0: other processes may do what this one waits for, so that a wait goes on for so many
+  // seconds before it counts as a deadlock.
+  double processes_s = 0;
   uint64_t memory_bytes = 4ull << 30;
   int devices = 1;
   int capability = 90;
   int sms = 4;
   bool check = true;  // emulated kernels for races within them
+  bool record = false;  // what each operation touches, for mock_touched
   int resident = 0;  // blocks of an emulated kernel side by side; 0: drawn from the seed
   bool host_threads = false;  // each thread of the host knows only what it has seen itself
   bool share_device = true;   // several ranks of NCCL on one device, which it refuses

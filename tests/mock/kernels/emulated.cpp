@@ -67,6 +67,7 @@ void Run::emulate() {
   options.order = EMU_ORDER_RANDOM;
   options.dependent = launch->dependent;
   options.max_messages = 4;
+  options.now_ns = static_cast<uint64_t>(op.begin_ns);
   options.external = wait_for_others;
   options.context = this;
   emu_observe(observe, this);
@@ -76,6 +77,8 @@ void Run::emulate() {
                                   of.params.data(), of.params.size(), &options, &result);
   emu_observe(nullptr, nullptr);
   tell();
+  // A wait by the clock lasts.
+  op.end_ns = std::max(op.end_ns, static_cast<double>(result.now_ns));
   error = code || result.errors ? kLaunchFailed : 0;
   if (!error) return;
   Lock lock(engine.mutex);

@@ -32,11 +32,12 @@ struct Small {
     constexpr int kQuiet = FINITE ? (1 << MANTISSA) - 1 : 1 << (MANTISSA - 1);
     const auto nan = static_cast<Word>(sign | kTop << MANTISSA | kQuiet);
     if (std::isnan(value)) return {nan};
-    int exponent = 0;
     const double magnitude = std::fabs(value);
+    if (magnitude == 0) return {sign};
+    int exponent = 0;
     std::frexp(magnitude, &exponent);
     exponent = std::max(exponent - 1, 1 - kBias);
-    const double steps = magnitude == 0 || std::isinf(magnitude) ? 0 : std::nearbyint(std::ldexp(magnitude, MANTISSA - exponent));
+    const double steps = std::isinf(magnitude) ? 0 : std::nearbyint(std::ldexp(magnitude, MANTISSA - exponent));
     // Steps of one exponent end where those of the next begin, so a carry needs no care.
     const double word = steps + std::ldexp(exponent - 1 + kBias, MANTISSA);
     const double limit = std::ldexp(kTop, MANTISSA) + (FINITE ? (1 << MANTISSA) - 1 : 0);

@@ -8,7 +8,7 @@ using Told = RankFaults::Told;
 
 // What a communicator is told of a rank that died.
 ncclResult_t death(const Options& options, const ncclComm& comm) {
-  if (options.ranks.told == Told::kNobody || comm.life->dead) return ncclSuccess;
+  if (options.ranks.told == Told::kNobody || comm.life->dead || comm.released) return ncclSuccess;
   const Clique& clique = *comm.clique;
   for (int rank = 0; rank < clique.size; rank++) {
     if (!clique.members[rank] || !clique.members[rank]->life->dead) continue;
@@ -22,13 +22,16 @@ ncclResult_t death(const Options& options, const ncclComm& comm) {
 ncclResult_t state(NcclCall& call, ncclComm_t comm) {
   if (comm->error != ncclSuccess) return comm->error;
   if (comm->pending) {
+    // What waits for the rank's work lets some of it run.
+    if (comm->finalized || comm->revoked) call.engine.poll(call.lock, comm->last);
     if (!comm->pending->done() || comm->pending->polls-- > 0) {
       const ncclResult_t died = death(call.engine.options, *comm);
       return died == ncclSuccess ? ncclInProgress : died;
     }
     const Pending pending = *comm->pending;
     comm->pending.reset();
-    comm->error = pending.finish(call);
+    const ncclResult_t result = pending.finish(call);
+    if (comm->error == ncclSuccess) comm->error = result;
     if (comm->error != ncclSuccess) return comm->error;
   }
   return death(call.engine.options, *comm);
@@ -87,10 +90,6 @@ ncclResult_t mock::begin(NcclCall& call, ncclComm_t comm, Pending pending) {
   if (pending.polls == 0 && pending.done()) return pending.finish(call);
   comm->pending = std::move(pending);
   return ncclInProgress;
-}
-
-bool mock::is_quiet(NcclCall& call, ncclComm_t comm) {
-  return !comm->last || call.engine.poll(call.lock, comm->last);
 }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error) {

@@ -28,7 +28,7 @@ struct Clique {
   // Meetings to which not all have come: of all ranks by their number, of pairs (from, to) in order.
   std::map<uint64_t, MeetingPtr> collectives;
   std::map<std::pair<int, int>, std::deque<MeetingPtr>> sends, receives;
-  std::map<uint64_t, std::shared_ptr<Split>> splits;
+  std::map<std::string, std::shared_ptr<Split>> splits;  // by name
 };
 
 // What a non-blocking call has begun.
@@ -65,7 +65,5 @@ ncclResult_t ensure_ready(NcclCall& call, ncclComm_t comm, bool even_revoked = f
 ncclResult_t begin(NcclCall& call, ncclComm_t comm, Pending pending);
 // Polls that a non-blocking call answers with ncclInProgress.
 int polls(NcclCall& call);
-// Whether the rank's queued operations have ended.
-bool is_quiet(NcclCall& call, ncclComm_t comm);
 
 }  // namespace mock

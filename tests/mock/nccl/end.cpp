@@ -23,7 +23,7 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm) {
   call.engine.changed();
   Pending pending;
   pending.what = "the finalisation of " + comm->clique->name + " on all ranks";
-  pending.done = [&engine = call.engine, comm] {
+  pending.done = [comm] {
     if (comm->last && comm->last->state != State::kDone) return false;
     for (ncclComm_t member : comm->clique->members) {
       if (member->alive && (!member->finalized || member->life->dead)) return false;

@@ -24,7 +24,7 @@ bool has_ended(const OperationPtr& op) { return !op || op->state == State::kDone
 bool complete(const Meeting& meeting) {
   if (meeting.came < meeting.seats.size() || meeting.mismatch || meeting.taken) return false;
   for (const Seat& seat : meeting.seats) {
-    if (!Engine::shared().at_head(*seat.op) || !has_ended(seat.previous)) return false;
+    if (seat.comm->released || !Engine::shared().at_head(*seat.op) || !has_ended(seat.previous)) return false;
   }
   return true;
 }
@@ -49,6 +49,8 @@ std::string waits_for(const Attendance& own) {
     for (const Seat& seat : meeting->seats) {
       if (!seat.op) {
         text += ", to which rank " + std::to_string(seat.rank) + " has not come";
+      } else if (seat.comm->released) {
+        text += ", which rank " + std::to_string(seat.rank) + " has left";
       } else if (!Engine::shared().at_head(*seat.op)) {
         text += ", before which rank " + std::to_string(seat.rank) + " has other work";
       }
@@ -65,12 +67,13 @@ void mismatch(Meeting& meeting, const Seat& one, const Seat& other) {
 }
 
 void sit(Meeting& meeting, size_t at, Seat seat) {
-  for (const Seat& other : meeting.seats) {
+  for (size_t other_at = 0; other_at < meeting.seats.size(); other_at++) {
+    const Seat& other = meeting.seats[other_at];
     if (!other.op || meeting.mismatch) continue;
     const Part &a = seat.part, &b = other.part;
     const bool agree = a.count == b.count && a.type == b.type &&
                        (is_pair(a.kind) || (a.kind == b.kind && a.op == b.op && a.peer == b.peer));
-    if (!agree) mismatch(meeting, other, seat);
+    if (!agree) mismatch(meeting, at > other_at ? other : seat, at > other_at ? seat : other);
   }
   meeting.seats[at] = std::move(seat);
   meeting.came++;
@@ -184,7 +187,7 @@ void attend(ncclComm_t comm, const std::vector<Part>& parts, Operation& op) {
   own->unseen = !lives(comm);
   for (const Part& part : parts) {
     if (own->unseen) break;
-    Seat seat{comm->rank, part, comm->last, own->previous, {}};
+    Seat seat{comm->rank, part, comm, comm->last, own->previous, {}};
     own->places.push_back(is_pair(part.kind) ? meet_one(comm, part, std::move(seat))
                                              : meet_all(comm, part, std::move(seat)));
   }

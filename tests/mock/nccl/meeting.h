@@ -42,6 +42,7 @@ bool placed_well(const Part& part, int rank, int size);
 struct Seat {
   int rank = 0;
   Part part;
+  ncclComm_t comm = nullptr;
   OperationPtr op, previous;  // previous: of the same communicator
   Clock knows;                // what the operation knew when the data moved
 };

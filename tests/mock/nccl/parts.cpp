@@ -28,6 +28,8 @@ Range writes(const Part& part, int rank, int size) {
   switch (part.kind) {
     case Kind::kSend: return {};
     case Kind::kReduce: return rank == part.peer ? Range{part.receive, bytes} : Range{};
+    // In place the root only sends.
+    case Kind::kBroadcast: return rank == part.peer && part.send == part.receive ? Range{} : Range{part.receive, bytes};
     case Kind::kAllGather:
     case Kind::kAlltoAll: return {part.receive, bytes * static_cast<uint64_t>(size)};
     default: return {part.receive, bytes};

@@ -162,6 +162,21 @@ pub struct Program {
     pub scratch: Vec<Part>,
 }
 
+impl Program {
+    /// Messages between ranks that are here, those that sums read among them.
+    pub(super) fn messages(&self) -> usize {
+        let foreign = |part: &Part, to: &Part| usize::from(part.rank != to.rank);
+        let of = |step: &Step| match &step.action {
+            Action::Message { from, to } => foreign(from, to),
+            Action::Sum { from, to } => {
+                from.iter().map(|place| if let Place::Part(part) = place { foreign(part, to) } else { 0 }).sum()
+            }
+            _ => 0,
+        };
+        self.steps.iter().map(of).sum()
+    }
+}
+
 /// The program of a whole world on one device; `lowered` belongs to `plans`.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 mod comm;
 mod ops;
 
+use super::link::Ports;
 use super::memory::Addresses;
 use super::prepared::{External, Prepared, RankPlan};
 use super::program::{Action, Part};
@@ -12,7 +13,7 @@ use crate::error::Result;
 use crate::kernel::TensorView;
 use crate::kernel::cuda::{self, Launch};
 use crate::plan::lower::EventId;
-use crate::plan::{Access, OpId};
+use crate::plan::{Access, Direction, OpId};
 
 /// One call of the driver, of a communication library, or of an external op.
 pub(super) enum Call {
@@ -30,8 +31,16 @@ pub(super) enum Call {
         from: u64,
         bytes: usize,
     },
+    Staged {
+        staging: usize,
+        to: u64,
+        from: u64,
+        bytes: usize,
+    },
     WaitFlag(u64),
     RaiseFlag(u64),
+    #[cfg(feature = "nccl")]
+    LowerFlag(u64),
     /// Says how many communications of a stream have ended.
     Tell {
         address: u64,
@@ -46,6 +55,17 @@ pub(super) enum Call {
         dtype: Dtype,
         messages: Vec<Message>,
     },
+    /// These of [`Resolver::sides`], all at once: becomes calls once they are connected.
+    Exchange(std::ops::Range<usize>),
+}
+
+/// One side of a message with another rank of the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Side {
+    pub(super) peer: usize,
+    pub(super) direction: Direction,
+    pub(super) address: u64,
+    pub(super) bytes: usize,
 }
 
 /// One call within a group: addresses, elements; peers and roots count in the communicator.
@@ -98,10 +118,15 @@ pub(super) struct Resolver<'a> {
     pub(super) communications: Vec<Vec<OpId>>,
     /// By rank of the world.
     pub(super) bytes_sent: Vec<u64>,
+    /// Messages with ranks whose memory this one reaches, in the order of the program.
+    pub(super) sides: Vec<Side>,
+    pub(super) ports: Option<Ports>,
+    /// Stream and largest message of each staging.
+    pub(super) stagings: Vec<(usize, usize)>,
 }
 
 impl<'a> Resolver<'a> {
-    pub(super) fn new(prepared: &'a Prepared, homes: Vec<Home>, told: Vec<u64>) -> Self {
+    pub(super) fn new(prepared: &'a Prepared, homes: Vec<Home>, told: Vec<u64>, ports: Option<Ports>) -> Self {
         Self {
             prepared,
             homes,
@@ -112,6 +137,9 @@ impl<'a> Resolver<'a> {
             calls: Vec::new(),
             timed: Vec::new(),
             bytes_sent: vec![0; prepared.world()],
+            sides: Vec::new(),
+            ports,
+            stagings: Vec::new(),
         }
     }
 
@@ -135,7 +163,9 @@ impl<'a> Resolver<'a> {
                 Action::External(id) => self.external(at, *id)?,
                 Action::Message { from, to } => self.message(at, *from, *to)?,
                 Action::Group { op, group, calls } => self.group(at, *op, *group, calls)?,
-                Action::Sum { from, to } => self.sum(at, from, *to)?,
+                Action::Sum { from, to } => {
+                    self.sum(at, from, *to).map_err(|e| self.rank(to.rank).failed(to.op, e))?;
+                }
                 Action::Raise(flag) => {
                     let address = self.flag(step.rank, *flag);
                     self.push(at, op, Call::RaiseFlag(address));

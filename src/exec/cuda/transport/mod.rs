@@ -2,14 +2,19 @@
 
 #[cfg(feature = "nccl")]
 mod nccl;
+#[cfg(feature = "nccl")]
+mod peer;
 
 use super::agreement::Agreement;
 use super::prepared::CudaOptions;
+use super::resolve::{Call, Resolved, Side};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 
 #[cfg(feature = "nccl")]
 pub use nccl::{Agreed, Nccl};
+#[cfg(feature = "nccl")]
+pub use peer::Joined;
 
 /// How the communications of a prepared plan are made. It changes no bit.
 #[derive(Debug)]
@@ -19,6 +24,16 @@ pub enum Transport {
     /// One rank is here: groups of NCCL calls. Made by [`Nccl::transport`].
     #[cfg(feature = "nccl")]
     Nccl(Agreed),
+    /// One rank is here: copies into the memory of the others. Made by [`Transport::peer`].
+    #[cfg(feature = "nccl")]
+    Peer(Joined),
+}
+
+/// The messages of what is bound, connected with the other ranks'; nothing for other transports.
+#[derive(Default)]
+pub(super) struct Wires {
+    #[cfg(feature = "nccl")]
+    connection: Option<crate::comm::peer::Connection>,
 }
 
 impl Transport {
@@ -28,6 +43,30 @@ impl Transport {
             Self::Loopback => None,
             #[cfg(feature = "nccl")]
             Self::Nccl(agreed) => Some(agreed.agreement()),
+            #[cfg(feature = "nccl")]
+            Self::Peer(joined) => Some(joined.agreement()),
+        }
+    }
+
+    /// Whether messages are copies into the other ranks' memory.
+    pub(super) fn is_peer(&self) -> bool {
+        match self {
+            Self::Loopback => false,
+            #[cfg(feature = "nccl")]
+            Self::Nccl(_) => false,
+            #[cfg(feature = "nccl")]
+            Self::Peer(_) => true,
+        }
+    }
+
+    /// Connects the messages of a program, in its order, together with all other ranks.
+    pub(super) fn connect(&self, _sides: &[Side]) -> Result<Wires> {
+        match self {
+            Self::Loopback => Ok(Wires::default()),
+            #[cfg(feature = "nccl")]
+            Self::Nccl(_) => Ok(Wires::default()),
+            #[cfg(feature = "nccl")]
+            Self::Peer(joined) => Ok(Wires { connection: Some(joined.connect(_sides)?) }),
         }
     }
 
@@ -41,6 +80,8 @@ impl Transport {
             ))),
             #[cfg(feature = "nccl")]
             Self::Nccl(agreed) => agreed.fits(plan, _options),
+            #[cfg(feature = "nccl")]
+            Self::Peer(joined) => joined.fits(plan),
         }
     }
 
@@ -50,6 +91,8 @@ impl Transport {
             Self::Loopback => None,
             #[cfg(feature = "nccl")]
             Self::Nccl(agreed) => agreed.communicator(_group),
+            #[cfg(feature = "nccl")]
+            Self::Peer(_) => None,
         }
     }
 
@@ -59,6 +102,8 @@ impl Transport {
             Self::Loopback => (String::new(), None),
             #[cfg(feature = "nccl")]
             Self::Nccl(agreed) => agreed.last_issued(_communicator),
+            #[cfg(feature = "nccl")]
+            Self::Peer(_) => (String::new(), None),
         }
     }
 
@@ -68,6 +113,17 @@ impl Transport {
             Self::Loopback => Ok(()),
             #[cfg(feature = "nccl")]
             Self::Nccl(agreed) => agreed.health(),
+            #[cfg(feature = "nccl")]
+            Self::Peer(joined) => joined.peers().health(),
+        }
+    }
+
+    /// A run has ended well.
+    pub(super) fn ended(&self) {
+        match self {
+            #[cfg(feature = "nccl")]
+            Self::Nccl(agreed) => agreed.ended(),
+            _ => {}
         }
     }
 
@@ -80,6 +136,41 @@ impl Transport {
             Self::Loopback => Ok(()),
             #[cfg(feature = "nccl")]
             Self::Nccl(agreed) => agreed.abort(_why),
+            #[cfg(feature = "nccl")]
+            Self::Peer(joined) => {
+                joined.peers().abort(_why);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Wires {
+    /// The calls with the steps of their messages.
+    pub(super) fn expanded(&self, calls: Vec<Resolved>) -> Vec<Resolved> {
+        let expanded = |resolved: Resolved| match resolved.call {
+            Call::Exchange(messages) => {
+                let Resolved { rank, stream, op, .. } = resolved;
+                self.calls(messages).into_iter().map(|call| Resolved { rank, stream, op, call }).collect()
+            }
+            call => vec![Resolved { call, ..resolved }],
+        };
+        calls.into_iter().flat_map(expanded).collect()
+    }
+
+    fn calls(&self, _messages: std::ops::Range<usize>) -> Vec<Call> {
+        #[cfg(feature = "nccl")]
+        if let Some(connection) = &self.connection {
+            return peer::calls(connection, _messages);
+        }
+        Vec::new()
+    }
+
+    /// Never frees or unmaps what the device may use for ever.
+    pub(super) fn leave(&mut self) {
+        #[cfg(feature = "nccl")]
+        if let Some(connection) = &mut self.connection {
+            connection.leave();
         }
     }
 }

@@ -1,0 +1,187 @@
+//! The thread that looks at the communicators and decides.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Builder;
+use std::time::Instant;
+
+use super::message::Cause;
+use super::peers::{Peer, blame};
+use super::watch::Comm;
+use super::{Shared, State};
+use crate::error::{Error, Failure, FailureKind};
+
+pub(super) fn run(shared: &Shared) {
+    let _end = End(shared);
+    let mut aborts = Vec::new();
+    // A communicator's own error, until it is known whether a rank was lost.
+    let mut complaint: Option<(Cause, Instant)> = None;
+    loop {
+        let begin = Instant::now();
+        if shared.state().stop.is_some() {
+            // The rank has left; nobody waits for what it had in flight.
+            return;
+        }
+        if shared.poison.first().is_none() {
+            look(shared, &mut complaint);
+            if let Some(failure) = verdict(shared) {
+                aborts = fail(shared, &failure);
+            }
+        }
+        aborts.retain(|abort: &Aborting| !abort.is_done(shared));
+        shared.rest(begin + shared.options.period, |state| shared.poison.first().is_none() && state.first.is_some());
+    }
+}
+
+struct End<'a>(&'a Shared);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.ended();
+    }
+}
+
+/// Looks for a failure of this rank's own, and has it claimed for all.
+fn look(shared: &Shared, complaint: &mut Option<(Cause, Instant)>) {
+    let mut state = shared.state();
+    state.comms.retain(|comm| !comm.is_closed.load(Ordering::Acquire));
+    if state.suspected.is_some() || state.first.is_some() {
+        return;
+    }
+    let (comms, peers) = (state.comms.clone(), state.peers.clone());
+    let lost = lost(shared, &state);
+    drop(state);
+    let mut cause = lost.map(|failure| Cause { failure, call: None });
+    for comm in &comms {
+        let mut probe = comm.probe();
+        let count = probe.ended.as_mut().map(|ended| ended());
+        let said = probe.error.as_ref().map_or(Ok(()), |error| error());
+        drop(probe);
+        if let Some(count) = count {
+            comm.ended(count);
+        }
+        if let Err(error) = said
+            && complaint.is_none()
+        {
+            *complaint = Some((complained(shared, comm, error), Instant::now()));
+        }
+        cause = cause.or_else(|| late(shared, comm, &peers));
+    }
+    // A rank that is lost explains an error of the transport; it is seen within two periods.
+    let ripe = complaint.as_ref().filter(|(_, since)| since.elapsed() > 2 * shared.options.period);
+    if let Some(cause) = cause.or_else(|| ripe.map(|(cause, _)| cause.clone())) {
+        shared.suspect(cause);
+    }
+}
+
+/// The ranks that have gone.
+fn lost(shared: &Shared, state: &State) -> Option<Failure> {
+    let gone: Vec<usize> = (0..state.peers.len()).filter(|&rank| state.peers[rank].gone.is_some()).collect();
+    if let Some(how) = gone.first().and_then(|&rank| state.peers[rank].gone.clone()) {
+        let mut failure = shared.failure(FailureKind::PeerLost { how }, "watchdog", gone);
+        locate(&mut failure, &state.comms);
+        return Some(failure);
+    }
+    let (since, said) = state.unreachable.as_ref()?;
+    (since.elapsed() > shared.options.lost_after).then(|| {
+        shared.failure(
+            FailureKind::PeerLost { how: format!("the store cannot be reached: {said}") },
+            "watchdog",
+            Vec::new(),
+        )
+    })
+}
+
+/// Says at which op in flight a failure was noticed, if there is one.
+pub(super) fn locate(failure: &mut Failure, comms: &[Arc<Comm>]) {
+    comms.iter().find_map(|comm| comm.locate(failure));
+}
+
+fn complained(shared: &Shared, comm: &Comm, error: Error) -> Cause {
+    let mut failure = match error {
+        Error::Between(failure) => *failure,
+        other => shared.failure(FailureKind::Aborted { by: other.to_string() }, &comm.name, vec![shared.rank]),
+    };
+    let call = comm.locate(&mut failure);
+    Cause { failure, call }
+}
+
+/// The oldest op in flight, if its time is up.
+fn late(shared: &Shared, comm: &Comm, peers: &[Peer]) -> Option<Cause> {
+    {
+        let ops = comm.ops();
+        let open = ops.open.front()?;
+        if ops.since.elapsed() <= open.deadline {
+            return None;
+        }
+    }
+    let own = comm.position();
+    let (culprits, stage) = blame(peers, &comm.members, shared.rank, own, shared.options.silence, Instant::now());
+    let mut failure = shared.failure(FailureKind::Timeout { stage }, &comm.name, culprits);
+    let call = comm.locate(&mut failure);
+    Some(Cause { failure, call })
+}
+
+/// The failure that all ranks take for the first; this rank's own if the store does not answer.
+fn verdict(shared: &Shared) -> Option<Failure> {
+    let state = shared.state();
+    if let Some(first) = &state.first {
+        return Some(first.seen_by(shared.rank));
+    }
+    let (cause, since) = state.suspected.as_ref()?;
+    (since.elapsed() > 4 * shared.options.period).then(|| cause.failure.clone())
+}
+
+/// Writes the flight records, poisons the family, and aborts what is in flight.
+fn fail(shared: &Shared, failure: &Failure) -> Vec<Aborting> {
+    let comms = shared.state().comms.clone();
+    if let Some(folder) = &shared.options.dumps {
+        for comm in &comms {
+            let json = comm.flight.dump(Some(failure.to_string())).json();
+            let name: String = comm.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+            let path = folder.join(format!("flight-{name}-{}.json", shared.rank));
+            let beside = folder.join(format!(".flight-{name}-{}.tmp", shared.rank));
+            let written = std::fs::write(&beside, json).and_then(|()| std::fs::rename(&beside, &path));
+            if let Err(error) = written {
+                log::warn!("{}: cannot write the flight record: {error}", path.display());
+            }
+        }
+    }
+    log::error!("{failure}");
+    shared.poison.set(failure);
+    let probes = comms.iter().filter_map(|comm| Some((comm.name.clone(), comm.probe().abort.take()?)));
+    let mut aborts = Vec::new();
+    for (comm, abort) in probes {
+        let done = Arc::new(AtomicBool::new(false));
+        let (flag, failure) = (done.clone(), failure.clone());
+        let thread = Builder::new().name(format!("abort {comm}")).spawn(move || {
+            abort(&failure);
+            flag.store(true, Ordering::Release);
+        });
+        match thread {
+            Ok(_) => aborts.push(Aborting { comm, done, begin: Instant::now() }),
+            Err(error) => shared.poison.set_stuck(format!("the abort of {comm}, without a thread ({error}),")),
+        }
+    }
+    aborts
+}
+
+/// An abort under way.
+struct Aborting {
+    comm: String,
+    done: Arc<AtomicBool>,
+    begin: Instant,
+}
+
+impl Aborting {
+    fn is_done(&self, shared: &Shared) -> bool {
+        if self.done.load(Ordering::Acquire) {
+            return true;
+        }
+        let is_late = self.begin.elapsed() > shared.options.abort_within;
+        if is_late {
+            shared.poison.set_stuck(format!("the abort of {}", self.comm));
+        }
+        is_late
+    }
+}
