@@ -444,21 +444,12 @@ typedef struct seqpar_host_options {
 
 typedef struct seqpar_cuda_options {
   size_t struct_bytes;
-  int32_t gates_as_flags; /* 1: kernels wait inside; leave them SMs of others, see sms of the kernels */
+  int32_t gates_as_flags; /* 1: kernels wait inside; with `sms` of the kernels, leave some to others */
   int32_t graph;          /* 1: the first run is captured, and replayed from then on */
   int32_t timed;          /* 1: the report has spans */
   int32_t poison;         /* 1: temporaries are NaN before each run */
   uint64_t deadline_ms;   /* longest run; 0: 60000 */
 } seqpar_cuda_options;
-
-typedef struct seqpar_rank_options {
-  size_t struct_bytes;
-  int32_t rank;             /* below the number of plans */
-  int32_t reserved;         /* 0 */
-  const uint8_t *unique_id; /* 128 bytes of seqpar_unique_id, the same on all ranks */
-  const char *nccl_path;    /* of libnccl; null: found by its names */
-  seqpar_cuda_options cuda; /* its struct_bytes may be 0: all as usual */
-} seqpar_rank_options;
 
 /* All ranks on this host, a group of threads each. `options` may be null. */
 seqpar_status seqpar_prepare_host(const seqpar_plans *plans, const seqpar_host_options *options,
@@ -469,14 +460,44 @@ seqpar_status seqpar_prepare_host(const seqpar_plans *plans, const seqpar_host_o
 seqpar_status seqpar_prepare_loopback(const seqpar_plans *plans, const seqpar_kernels *kernels,
                                       const seqpar_cuda_options *options, seqpar_prepared **prepared);
 
-/* An identity for a new world of processes, made on one rank and carried to the others.
- * SEQPAR_UNSUPPORTED in this version. */
-seqpar_status seqpar_unique_id(const char *nccl_path, uint8_t id[128]);
+/* One rank's communicators with the other ranks of a world, over NCCL: processes or threads, one
+ * device a rank. Needs SEQPAR_FEATURE_NCCL; otherwise all of this is SEQPAR_UNSUPPORTED. */
+typedef struct seqpar_nccl seqpar_nccl;
 
-/* One rank, with NCCL between it and the others: every rank calls this. SEQPAR_UNSUPPORTED in this
- * version. */
-seqpar_status seqpar_prepare_rank(const seqpar_plans *plans, const seqpar_kernels *kernels,
-                                  const seqpar_rank_options *options, seqpar_prepared **prepared);
+typedef struct seqpar_nccl_options {
+  size_t struct_bytes;
+  int32_t rank;
+  int32_t world;            /* number of ranks */
+  const uint8_t *unique_id; /* 128 bytes of seqpar_nccl_unique_id, the same on all ranks */
+  const char *nccl_path;    /* of libnccl or its folder; null: SEQPAR_NCCL_PATH, else its names */
+  int32_t max_ctas;         /* thread blocks that an op may take from compute; 0: NCCL's choice */
+  int32_t reserved;         /* 0 */
+  uint64_t deadline_ms;     /* until all ranks have come, and of each op until it is issued; 0: 60000 */
+} seqpar_nccl_options;
+
+/* An identity for a new world, made on one rank and carried to the others by the caller. Whoever
+ * knows it can join: keep it secret. */
+seqpar_status seqpar_nccl_unique_id(const char *nccl_path, uint8_t id[128]);
+
+/* Joins the world; every rank calls this, with its device's context current, and it returns when
+ * all have come.
+ * Errors: SEQPAR_BETWEEN_RANKS: a rank that did not come, two ranks on one device, versions that
+ * differ. */
+seqpar_status seqpar_nccl_create(const seqpar_nccl_options *options, seqpar_nccl **nccl);
+
+/* Ends the communicators together with all other ranks, once what was prepared with them is
+ * destroyed. Whether it fails or not, the handle can then only be destroyed. */
+seqpar_status seqpar_nccl_finalize(seqpar_nccl *nccl);
+
+/* Without seqpar_nccl_finalize before: aborts, so that no other rank waits for this one for ever.
+ * What was prepared with it goes on. Null is allowed. */
+void seqpar_nccl_destroy(seqpar_nccl *nccl);
+
+/* One rank, the one of `nccl`, on the device of `kernels`; every rank calls this, with equal plans.
+ * `options` may be null. Only the buffers of this rank are bound. Sums are made in the order of
+ * ranks, as by loopback: the same bits. */
+seqpar_status seqpar_prepare_rank(const seqpar_plans *plans, const seqpar_kernels *kernels, seqpar_nccl *nccl,
+                                  const seqpar_cuda_options *options, seqpar_prepared **prepared);
 
 /* Waits for a run in flight, up to its deadline; null is allowed. */
 void seqpar_prepared_destroy(seqpar_prepared *prepared);

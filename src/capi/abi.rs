@@ -265,13 +265,15 @@ pub struct CudaOptions {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct RankOptions {
+pub struct NcclOptions {
     pub struct_bytes: usize,
     pub rank: i32,
-    pub reserved: i32,
+    pub world: i32,
     pub unique_id: *const u8,
     pub nccl_path: *const c_char,
-    pub cuda: CudaOptions,
+    pub max_ctas: i32,
+    pub reserved: i32,
+    pub deadline_ms: u64,
 }
 
 #[repr(C)]

@@ -14,6 +14,7 @@ pub mod attention;
 mod compute;
 mod device;
 pub mod kernels;
+pub mod nccl;
 pub mod plans;
 pub mod prepare;
 mod problem;

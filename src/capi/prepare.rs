@@ -1,15 +1,15 @@
 //! Plans on an executor.
 
 #[cfg(feature = "cuda")]
-pub(super) mod loopback;
+pub(super) mod on_device;
 
-use std::ffi::c_char;
 use std::time::Duration;
 
-use super::abi::{CudaOptions, HostOptions, RankOptions};
+use super::abi::{CudaOptions, HostOptions};
 use super::kernels::Kernels;
+use super::nccl::Nccl;
 use super::plans::Plans;
-use super::read::{check_pointer, give, growing_or_none, held, numbers, text};
+use super::read::{check_pointer, give, growing_or_none, held};
 use super::status::{Fault, Outcome, Status, guard};
 use super::tensor::{flag, size};
 use super::world::{Executor, OfPrepared, Prepared};
@@ -32,7 +32,7 @@ pub unsafe extern "C" fn seqpar_prepare_host(
         let checked = plans.checked()?;
         let options = growing_or_none(options)?.map_or_else(|| Ok(host::HostOptions::default()), host_options)?;
         let executor = Executor::Host { prepared: host::prepare(checked.to_vec(), options)?, report: None };
-        give(OfPrepared::new(checked, executor, plans.strategy, None), prepared)
+        give(OfPrepared::world(checked, executor, plans.strategy), prepared)
     })
 }
 
@@ -78,34 +78,19 @@ pub unsafe extern "C" fn seqpar_prepare_loopback(
         let (plans, kernels) = (held(plans)?, held(kernels)?);
         let (checked, options) = (plans.checked()?, growing_or_none(options)?);
         match &kernels.device {
+            #[cfg(not(feature = "cuda"))]
             super::device::Device::Host { .. } => {
                 let _ = (checked, options);
-                #[cfg(not(feature = "cuda"))]
-                super::device::no_cuda::<()>()?;
-                Err(Fault::argument("kernels of the host: make some with SEQPAR_CUDA, or use seqpar_prepare_host"))
+                super::device::no_cuda()
             }
             #[cfg(feature = "cuda")]
+            super::device::Device::Host { .. } => Err(host_kernels()),
+            #[cfg(feature = "cuda")]
             super::device::Device::Cuda(cuda) => {
-                let executor = Executor::Loopback(loopback::Loopback::new(cuda, checked, options)?);
-                give(OfPrepared::new(checked, executor, plans.strategy, Some(16)), prepared)
+                let executor = Executor::Device(on_device::OnDevice::loopback(cuda, checked, options)?);
+                give(OfPrepared::world(checked, executor, plans.strategy), prepared)
             }
         }
-    })
-}
-
-/// Bytes of an identity of a world.
-const UNIQUE_ID_BYTES: usize = 128;
-
-/// See the header.
-///
-/// # Safety
-/// What the header asks of its arguments.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn seqpar_unique_id(nccl_path: *const c_char, id: *mut u8) -> Status {
-    guard(|| {
-        check_pointer(id, "id")?;
-        text(nccl_path, "nccl_path")?;
-        no_nccl()
     })
 }
 
@@ -117,27 +102,30 @@ pub unsafe extern "C" fn seqpar_unique_id(nccl_path: *const c_char, id: *mut u8)
 pub unsafe extern "C" fn seqpar_prepare_rank(
     plans: *const Plans,
     kernels: *const Kernels,
-    options: *const RankOptions,
+    nccl: *mut Nccl,
+    options: *const CudaOptions,
     prepared: *mut *mut Prepared,
 ) -> Status {
     guard(|| {
         check_pointer(prepared, "prepared")?;
-        let (plans, _) = (held(plans)?, held(kernels)?);
-        let checked = plans.checked()?;
-        let options = super::read::growing(options)?;
-        let rank = size(options.rank.into(), "rank")?;
-        if rank >= checked.len() {
-            return Err(super::plans::no_rank(rank, checked.len()));
+        let (plans, kernels, nccl) = (held(plans)?, held(kernels)?, held(nccl.cast_const())?);
+        let (checked, options) = (plans.checked()?, growing_or_none(options)?);
+        #[cfg(feature = "nccl")]
+        {
+            let super::device::Device::Cuda(cuda) = &kernels.device else { return Err(host_kernels()) };
+            let (on_device, rank) = nccl.prepared(cuda, checked, options)?;
+            let executor = Executor::Device(on_device);
+            give(OfPrepared::one(checked, rank, executor, plans.strategy), prepared)
         }
-        text(options.nccl_path, "nccl_path")?;
-        if numbers(options.unique_id, UNIQUE_ID_BYTES, "unique_id")?.is_none() {
-            return Err(Fault::argument("unique_id is null: take one from seqpar_unique_id on one rank"));
+        #[cfg(not(feature = "nccl"))]
+        {
+            let _ = (kernels, nccl, checked, options);
+            super::nccl::no_nccl()
         }
-        no_nccl()
     })
 }
 
-fn no_nccl() -> Outcome {
-    Err(crate::Error::Unsupported("ranks in processes of their own are not in this version: use loopback".into())
-        .into())
+#[cfg(feature = "cuda")]
+fn host_kernels() -> Fault {
+    Fault::argument("kernels of the host: make some with SEQPAR_CUDA, or use seqpar_prepare_host")
 }

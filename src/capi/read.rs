@@ -6,8 +6,8 @@ use std::ffi::{CStr, c_char};
 use std::mem::{MaybeUninit, align_of, size_of};
 
 use super::abi::{
-    AdalnArgs, AttentionArgs, Buffer, CudaOptions, HostOptions, Image, KernelsOptions, KeySegment, Problem,
-    QkNormRopeArgs, QkvArgs, QkvChunk, QuerySegment, RankOptions, RankReport, Summary,
+    AdalnArgs, AttentionArgs, Buffer, CudaOptions, HostOptions, Image, KernelsOptions, KeySegment, NcclOptions,
+    Problem, QkNormRopeArgs, QkvArgs, QkvChunk, QuerySegment, RankReport, Summary,
 };
 use super::status::{Fault, Outcome};
 
@@ -49,7 +49,7 @@ growing! {
     "seqpar_summary" Summary,
     "seqpar_host_options" HostOptions,
     "seqpar_cuda_options" CudaOptions,
-    "seqpar_rank_options" RankOptions,
+    "seqpar_nccl_options" NcclOptions,
     "seqpar_rank_report" RankReport,
 }
 

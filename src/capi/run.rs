@@ -48,8 +48,8 @@ pub unsafe extern "C" fn seqpar_bind(
             return Ok(());
         }
         #[cfg(feature = "cuda")]
-        if let Executor::Loopback(loopback) = &mut world.executor {
-            loopback.unbind()?;
+        if let Executor::Device(on_device) = &mut world.executor {
+            on_device.unbind()?;
         }
         world.slot(rank, index)?.address = Some(address);
         Ok(())
@@ -73,7 +73,7 @@ pub unsafe extern "C" fn seqpar_run(prepared: *mut Prepared, stream: *mut c_void
                 *report = Some(run_on_host(prepared, slots)?);
             }
             #[cfg(feature = "cuda")]
-            Executor::Loopback(loopback) => loopback.run(slots, stream as u64)?,
+            Executor::Device(on_device) => on_device.run(slots, stream as u64)?,
         }
         (*running, *report) = (true, None);
         Ok(())
@@ -120,7 +120,7 @@ fn finish(world: &mut World) -> Outcome {
     world.report = match &mut world.executor {
         Executor::Host { report, .. } => report.take(),
         #[cfg(feature = "cuda")]
-        Executor::Loopback(loopback) => loopback.finish()?,
+        Executor::Device(on_device) => on_device.finish()?,
     };
     Ok(())
 }

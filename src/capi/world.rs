@@ -27,7 +27,7 @@ impl Held for OfPrepared {
 pub(super) struct World {
     pub(super) executor: Executor,
     pub(super) strategy: &'static str,
-    /// Inputs and outputs of each rank, by index; `None` for temporaries.
+    /// Inputs and outputs of each rank that is here, by index; `None` for temporaries.
     pub(super) slots: Vec<Vec<Option<Slot>>>,
     /// A run was enqueued and not finished.
     pub(super) running: bool,
@@ -42,7 +42,7 @@ pub(super) enum Executor {
         report: Option<Report>,
     },
     #[cfg(feature = "cuda")]
-    Loopback(super::prepare::loopback::Loopback),
+    Device(super::prepare::on_device::OnDevice),
 }
 
 impl std::fmt::Debug for Executor {
@@ -50,7 +50,7 @@ impl std::fmt::Debug for Executor {
         f.write_str(match self {
             Self::Host { .. } => "host",
             #[cfg(feature = "cuda")]
-            Self::Loopback(_) => "loopback",
+            Self::Device(_) => "device",
         })
     }
 }
@@ -66,22 +66,37 @@ pub(super) struct Slot {
 }
 
 impl OfPrepared {
-    pub(super) fn new(
-        plans: &[Checked<Plan>],
-        executor: Executor,
-        strategy: &'static str,
-        alignment: Option<usize>,
-    ) -> Self {
+    /// All ranks of a world.
+    pub(super) fn world(plans: &[Checked<Plan>], executor: Executor, strategy: &'static str) -> Self {
+        Self::new(plans, |_| true, executor, strategy)
+    }
+
+    /// One rank of it.
+    #[cfg(feature = "nccl")]
+    pub(super) fn one(plans: &[Checked<Plan>], rank: usize, executor: Executor, strategy: &'static str) -> Self {
+        Self::new(plans, |of| of == rank, executor, strategy)
+    }
+
+    fn new(plans: &[Checked<Plan>], here: impl Fn(usize) -> bool, executor: Executor, strategy: &'static str) -> Self {
+        let aligned = match executor {
+            Executor::Host { .. } => 1,
+            #[cfg(feature = "cuda")]
+            Executor::Device(_) => 16,
+        };
         let slot = |buffer: &crate::plan::Buffer| {
             (buffer.role != Role::Temp).then(|| Slot {
                 name: buffer.name.clone(),
                 writes: buffer.role == Role::Output,
                 bytes: buffer.bytes(),
-                alignment: alignment.unwrap_or(buffer.dtype.bytes()),
+                alignment: buffer.dtype.bytes().max(aligned),
                 address: None,
             })
         };
-        let slots = plans.iter().map(|plan| plan.buffers.iter().map(slot).collect()).collect();
+        let slots_of = |(rank, plan): (usize, &Checked<Plan>)| match here(rank) {
+            true => plan.buffers.iter().map(slot).collect(),
+            false => Vec::new(),
+        };
+        let slots = plans.iter().enumerate().map(slots_of).collect();
         Self { world: Mutex::new(World { executor, strategy, slots, running: false, report: None }) }
     }
 
@@ -109,6 +124,9 @@ impl World {
         let world = self.slots.len();
         let slots = self.slots.get_mut(rank).ok_or_else(|| no_rank(rank, world))?;
         let buffers = slots.len();
+        if buffers == 0 {
+            return Err(Fault::argument(format!("rank {rank} is not here: bind the buffers of this rank")));
+        }
         let slot = slots
             .get_mut(index)
             .ok_or_else(|| Fault::argument(format!("buffer {index} of rank {rank}: it has {buffers}")))?;

@@ -90,5 +90,5 @@ fn constants_versions_and_names_agree() {
     }
     assert_eq!((name_of(count), name_of(-1)), ("unknown", "unknown"));
     let features = [cfg!(feature = "cuda"), cfg!(feature = "kernels"), cfg!(feature = "nccl")];
-    assert_eq!(seqpar_features(), features.iter().enumerate().map(|(i, on)| i32::from(*on) << i).sum());
+    assert_eq!(seqpar_features(), features.iter().enumerate().map(|(i, on)| i32::from(*on) << i).sum::<i32>());
 }

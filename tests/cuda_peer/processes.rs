@@ -37,6 +37,8 @@ impl Seat {
         mock.configure("sms=4 processes_s=30");
         mock.reset(mode, 3);
         let (rank, world) = (rank.parse().unwrap(), world.parse().unwrap());
+        // Makes the folder.
+        FileStore::open(Path::new(folder), "job").unwrap();
         Some(Self { rank, world, folder: folder.into(), wants: wants.into() })
     }
 
@@ -147,7 +149,6 @@ fn memory_of_another_process_is_mapped() {
             return;
         }
         let mut ranks = Ranks::start("processes::memory_of_another_process_is_mapped", 2, "late", "map");
-        std::fs::create_dir_all(&ranks.folder).unwrap();
         assert_eq!(ranks.end(), [true; 2]);
     });
 }

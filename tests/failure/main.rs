@@ -11,7 +11,6 @@
 #[path = "../exec_host/plans.rs"]
 mod exec_plans;
 mod flight;
-mod folder;
 mod links;
 mod mismatch;
 mod plans;

@@ -168,6 +168,25 @@ fn a_rank_that_does_not_compare_is_named_at_the_deadline() {
 }
 
 #[test]
+fn plans_longer_than_a_value_of_the_store_are_compared_whole() {
+    let long = |seed: usize| -> Vec<Step> {
+        let step = |i: usize| Step { tag: i as u32, rows: if i == 4000 { seed } else { 1 }, ..steps()[0] };
+        (0..4100).map(step).collect()
+    };
+    let plans = |odd: usize| -> Vec<Plan> {
+        (0..WORLD).map(|rank| plan(rank, WORLD, &long(if rank == odd { 2 } else { 1 }))).collect()
+    };
+    assert!(signatures(&plans(9)[0]).len() * Signature::BYTES > 10 * seqpar::rendezvous::VALUE_BYTES_MAX);
+    for said in agree_all(&plans(9), Duration::from_secs(20)) {
+        said.unwrap();
+    }
+    for said in agree_all(&plans(1), Duration::from_secs(20)) {
+        let failure = failure(said.unwrap_err());
+        assert_eq!((failure.seq, failure.culprits.as_slice()), (Some(4000), [1].as_slice()), "{failure}");
+    }
+}
+
+#[test]
 fn signatures_are_read_back_from_their_bytes() {
     for call in signatures(&plan(1, WORLD, &steps())) {
         assert_eq!(Signature::from_bytes(&call.to_bytes()), Some(call));

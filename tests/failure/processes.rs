@@ -19,9 +19,8 @@ use seqpar::comm::watchdog::{Options, Presence, Probe, Watch, Watchdog};
 use seqpar::dtype::Dtype;
 use seqpar::error::{Error, FailureKind};
 use seqpar::plan::CommKind;
-use seqpar::rendezvous::Store;
+use seqpar::rendezvous::{FileStore, Store};
 
-use super::folder::FolderStore;
 use super::watch::scratch;
 
 const WORLD: usize = 4;
@@ -67,12 +66,17 @@ fn rank() {
 }
 
 fn run_rank(rank: usize, case: &Case, folder: &Path) {
-    let store = FolderStore::new(&folder.join("store"));
+    let store = FileStore::open(&folder.join("store"), "test").unwrap();
     let presence = Presence::hold(folder, rank).unwrap();
     let options = Options { deadline: DEADLINE, dumps: Some(folder.to_path_buf()), ..Options::default() };
-    let watchdog =
-        Watchdog::start(Arc::new(FolderStore::new(&folder.join("store"))), rank, WORLD, options, Some(presence))
-            .unwrap();
+    let watchdog = Watchdog::start(
+        Arc::new(FileStore::open(&folder.join("store"), "test").unwrap()),
+        rank,
+        WORLD,
+        options,
+        Some(presence),
+    )
+    .unwrap();
     let watch = watchdog.watch("world", &[0, 1, 2, 3], Probe::default());
     store.set(&format!("here/{rank}"), b"1").unwrap();
     for other in 0..WORLD {
@@ -153,7 +157,7 @@ fn collective(
     seq: usize,
     name: &str,
     watch: &Watch,
-    store: &FolderStore,
+    store: &FileStore,
     middle: impl Fn(),
 ) -> seqpar::Result<()> {
     let messages = messages(name);

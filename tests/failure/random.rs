@@ -232,10 +232,9 @@ impl World {
         let memories: Vec<Arc<Mutex<Memory>>> =
             (0..self.plans.len()).map(|rank| Arc::new(Mutex::new(Memory::from([((0, 0), input(rank))])))).collect();
         let mut threads = Vec::new();
-        for rank in 0..self.plans.len() {
+        for (rank, memory) in memories.iter().enumerate() {
             for stream in 0..self.lowered[rank].streams.len() {
-                let (world, board, memory, trace) =
-                    (self.clone(), board.clone(), memories[rank].clone(), trace.clone());
+                let (world, board, memory, trace) = (self.clone(), board.clone(), memory.clone(), trace.clone());
                 threads.push(shuttle::thread::spawn(move || world.stream(rank, stream, &board, &memory, &trace)));
             }
         }

@@ -485,6 +485,8 @@ fn a_failure_leaves_a_flight_record_of_every_communicator() {
 fn options_that_make_no_sense_are_refused() {
     let start = |rank, options| Watchdog::start(memory(), rank, 2, options, None).map(|_| ()).unwrap_err().to_string();
     assert!(start(2, options()).contains("rank 2 of 2"));
+    assert!(start(0, Options { prefix: "a b".into(), ..options() }).contains("prefix"));
+    assert!(start(0, Options { prefix: "a".repeat(60), ..options() }).contains("at most 50"));
     assert!(start(0, Options { period: Duration::ZERO, ..options() }).contains("longer than 0"));
 }
 

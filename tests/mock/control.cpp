@@ -109,12 +109,18 @@ uint64_t mock_order(void) {
   return engine.order();
 }
 
-// For the next `count` threads: they alone act until they have left, so that a wait which none of
-// them can end is found at once. 0: nothing is known of the threads.
+// `count` threads will enter; they alone act until they have left, so that a wait which none of them
+// can end is found at once. 0: nothing is known of the threads.
 void mock_hosts(int count) {
   Engine& engine = Engine::shared();
   Lock lock(engine.mutex);
   engine.hosts(count);
+}
+
+void mock_host_entered(void) {
+  Engine& engine = Engine::shared();
+  Lock lock(engine.mutex);
+  engine.host_entered();
 }
 
 void mock_host_left(void) {

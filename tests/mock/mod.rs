@@ -6,9 +6,14 @@
 //! driver does is in `driver/`, when it does it in `engine/`, what a launch computes in
 //! `kernels/`; `control.cpp` is what tests alone call.
 //!
+//! Above it `nccl/` is a mock `libnccl.so.2` in the same folder: ranks are threads of the process, a
+//! collective is an operation on each rank's stream that runs when all of them are next.
+//! [`Mock::ranks`] runs such threads; its tests are in `tests/nccl_mock`.
+//!
 //! Not modelled: real time and bandwidth, priorities, programmatic dependent launch (full order),
-//! allocation nodes, child graphs, managed memory. What another process does with lent memory. The host's own accesses of
-//! pinned memory are not seen. What the mock assumes of a driver is in `tests/cuda_mock/behaviours.rs`,
+//! allocation nodes, child graphs, managed memory; what another process does with lent memory; of NCCL
+//! a collective that is half done. The host's own accesses of pinned memory are not seen. What the mock
+//! assumes of a driver is in `tests/cuda_mock/behaviours.rs`,
 //! which also runs on a real one.
 #![allow(dead_code, unreachable_pub)]
 
@@ -119,36 +124,32 @@ impl Mock {
         self.configure(&format!("reset mode={mode} seed={seed}"));
     }
 
-    /// Runs `body` for each rank on a thread of its own. Nobody else may act meanwhile: a wait that
-    /// none of them can end is a deadlock at once. What they have seen, the caller has seen then.
+    /// Runs `body` for each rank on a thread of its own. Nobody else starts anything meanwhile: a wait
+    /// that none of them can end is a deadlock at once. What they have seen, the caller has seen then.
     pub fn ranks<T: Send>(&self, world: usize, body: impl Fn(usize) -> T + Sync) -> Vec<T> {
-        struct Host<'a>(&'a Mock);
-        impl Drop for Host<'_> {
-            fn drop(&mut self) {
-                // SAFETY: takes nothing.
-                unsafe { self.0.function::<unsafe extern "C" fn()>("mock_host_left")() };
-            }
-        }
         let hosts = self.function::<unsafe extern "C" fn(i32)>("mock_hosts");
         // SAFETY: takes a number.
         unsafe { hosts(world as i32) };
         let results = std::thread::scope(|scope| {
+            let body = &body;
             let rank = |rank| {
-                let body = &body;
                 scope.spawn(move || {
-                    let _host = Host(self);
+                    let _host = Host::enter(self);
                     body(rank)
                 })
             };
             let threads: Vec<_> = (0..world).map(rank).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        // SAFETY: take a number and nothing.
-        unsafe {
-            hosts(0);
-            self.function::<unsafe extern "C" fn()>("mock_handoff")();
-        }
+        // SAFETY: takes a number.
+        unsafe { hosts(0) };
+        self.call("mock_handoff");
         results
+    }
+
+    fn call(&self, name: &str) {
+        // SAFETY: callers name a function that takes nothing and returns nothing.
+        unsafe { self.function::<unsafe extern "C" fn()>(name)() };
     }
 
     fn lines(&self, name: &str) -> Vec<String> {
@@ -213,5 +214,21 @@ impl Mock {
     pub fn executed(&self) -> u64 {
         // SAFETY: takes nothing.
         unsafe { self.function::<Number>("mock_executed")() }
+    }
+}
+
+/// A thread of [`Mock::ranks`], until it is dropped.
+struct Host<'a>(&'a Mock);
+
+impl<'a> Host<'a> {
+    fn enter(mock: &'a Mock) -> Self {
+        mock.call("mock_host_entered");
+        Self(mock)
+    }
+}
+
+impl Drop for Host<'_> {
+    fn drop(&mut self) {
+        self.0.call("mock_host_left");
     }
 }

@@ -61,6 +61,7 @@ fn arguments_are_checked_as_nccl_checks_them() {
         assert_eq!(refused(1, 0, |config| config.blocking = 2), INVALID_ARGUMENT);
         assert_eq!(refused(1, 0, |config| config.min_ctas = 0), INVALID_ARGUMENT);
         assert_eq!(refused(1, 0, |config| (config.min_ctas, config.max_ctas) = (4, 2)), INVALID_ARGUMENT);
+        assert_eq!(refused(1, 0, |config| config.min_ctas = 4), INVALID_ARGUMENT, "without a maximum");
         // SAFETY: takes nothing.
         assert_eq!(unsafe { (nccl().ncclGroupEnd)() }, INVALID_USAGE);
         mock.assert_clean("refusals");
@@ -289,6 +290,43 @@ fn revoked_communicators_can_be_split_and_destroyed_only() {
             Comm(part).finish();
         });
         mock.assert_clean("revoked");
+    });
+}
+
+/// With a collective in flight that the lost rank never joins.
+#[test]
+fn survivors_go_on_in_a_smaller_communicator() {
+    on_mock(|mock| {
+        for mode in MODES {
+            mock.reset(mode, 2);
+            mock.configure("devices=3 die=1:1 death=remote");
+            let results = run_and_abort(mock, 3, |rank| {
+                let memory = rank.scratch(64);
+                // SAFETY: the mock checks addresses.
+                unsafe {
+                    (nccl().ncclAllGather)(memory, memory + 64, 4, 2, rank.comm.0, rank.communication.raw);
+                    rank.comm.settle();
+                }
+                if rank.rank == 1 {
+                    return -1;
+                }
+                let (mut rest, mut lost) = (null_mut(), [1]);
+                // SAFETY: the handle is written before the parent is settled.
+                let code =
+                    unsafe { (nccl().ncclCommShrink)(rank.comm.0, lost.as_mut_ptr(), 1, &mut rest, null_mut(), 1) };
+                rank.comm.done(code);
+                let rest = Comm(rest);
+                let [own, count, _] = facts(&rest);
+                assert_eq!(count, 2);
+                // SAFETY: the mock checks addresses.
+                rest.done(unsafe { (nccl().ncclAllGather)(memory, memory + 64, 4, 2, rest.0, rank.communication.raw) });
+                rank.communication.stream.synchronize().unwrap();
+                rest.finish();
+                own
+            });
+            assert_eq!(results, [0, -1, 1], "{mode}");
+            mock.assert_clean(mode);
+        }
     });
 }
 

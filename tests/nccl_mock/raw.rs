@@ -85,6 +85,7 @@ functions! {
     ncclCommInitRank(*mut Handle, c_int, UniqueId, c_int);
     ncclCommInitRankConfig(*mut Handle, c_int, UniqueId, c_int, *mut Config);
     ncclCommSplit(Handle, c_int, c_int, *mut Handle, *mut Config);
+    ncclCommShrink(Handle, *mut c_int, c_int, *mut Handle, *mut Config, c_int);
     ncclCommGetAsyncError(Handle, *mut c_int);
     ncclCommCount(Handle, *mut c_int);
     ncclCommCuDevice(Handle, *mut c_int);

@@ -1,5 +1,5 @@
-//! The mock's functions, types and numbers are those of the real nccl.h, where it is at hand:
-//! `SEQPAR_NCCL_INCLUDE` names a folder with it (the PyPI package nvidia-nccl-cu13 has one).
+//! The mock's functions, types and numbers are those of the real nccl.h: of the wheel that
+//! `scripts/nccl_wheel.sh` unpacks under `target/`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,10 +23,10 @@ fn stubs(folder: &Path) {
 
 #[test]
 fn nccl_declares_every_function_as_the_mock_does() {
-    let Some(include) = std::env::var_os("SEQPAR_NCCL_INCLUDE") else {
-        eprintln!("skipped: SEQPAR_NCCL_INCLUDE names no folder with nccl.h");
-        return;
-    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/nccl_wheel.sh");
+    let output = Command::new(script).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let include = Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("include");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nccl_signatures");
     stubs(&folder);
     // A function that nccl.h lacks cannot be named; one that it declares otherwise conflicts.

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::c_int;
 use std::ptr::null_mut;
+use std::sync::Barrier;
 
 use cudarc::driver::sys;
 use seqpar::cuda::{Context, DeviceMemory, Event, Priority, Stream};
@@ -200,8 +201,11 @@ pub fn run<T: Send>(mock: &Mock, world: usize, devices: usize, body: impl Fn(&Ra
 /// As [`run`], but the ranks abort: for what does not end.
 pub fn run_and_abort<T: Send>(mock: &Mock, world: usize, body: impl Fn(&Rank) -> T + Sync) -> Vec<T> {
     let id = unique_id();
+    let all = Barrier::new(world);
     mock.ranks(world, |rank| {
         let rank = Rank::new(id, world, rank, world);
+        // Nobody fails while another is still polling its initialisation.
+        all.wait();
         let result = body(&rank);
         rank.comm.abort();
         result

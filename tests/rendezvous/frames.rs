@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use hmac::{Hmac, KeyInit, Mac};
 use seqpar::error::{Error, FailureKind};
 use seqpar::rendezvous::{
-    Decoded, FileStore, HELLO_BYTES, Hello, Key, MemoryStore, Nonce, PROTOCOL, Store, TcpOptions, TcpStore, join,
+    Decoded, FileStore, HELLO_BYTES, Hello, Key, MemoryStore, Nonce, PROTOCOL, Store, TcpOptions, TcpStore,
+    VALUE_BYTES_MAX, join,
 };
 use sha2::Sha256;
 
@@ -184,7 +185,7 @@ fn a7_bytes_before_the_key_is_proved() {
         println!("note: A7: {STRANGERS} strangers at once: peak {peak} bytes, largest allocation {largest}");
         assert!(largest < 64 << 10, "{largest}");
         // Far less than allowed; a client with the key at the end is among it.
-        assert!(peak < STRANGERS * 16 << 10, "{peak}");
+        assert!(peak < STRANGERS * (16 << 10), "{peak}");
     });
 }
 
@@ -251,7 +252,7 @@ fn a_frame_that_is_changed_repeated_or_too_long_closes_the_connection() {
                 frame[7] ^= 1;
                 frame
             };
-            let too_long = |_: &[u8]| 40_000u32.to_le_bytes().to_vec();
+            let too_long = |_: &[u8]| (2 * VALUE_BYTES_MAX as u32).to_le_bytes().to_vec();
             for wrong in [repeated, left_out, changed, too_long] as [fn(&[u8]) -> Vec<u8>; 4] {
                 let (mut stream, session) = proved(address);
                 stream.write_all(&frame(&session, 0, SET)).unwrap();
@@ -291,7 +292,7 @@ fn a7_frames_of_a_client_that_has_the_key() {
                 let _ = stream.read(&mut [0; 100]);
             }
         });
-        assert!(largest < 64 << 10, "{largest}");
+        assert!(largest < 2 * VALUE_BYTES_MAX, "{largest}");
     });
 }
 
@@ -332,5 +333,19 @@ fn a_host_with_another_key_is_not_believed() {
     let other = Key::from_bytes(OTHER_KEY.as_bytes()).unwrap();
     let host = TcpStore::serve(&other, &TcpOptions::default()).unwrap();
     let error = TcpStore::connect(&host.address().to_string(), 1, &key(), &TcpOptions::default(), soon()).unwrap_err();
+    assert!(error.to_string().contains("does not carry the job's key"), "{error}");
+}
+
+#[test]
+fn a_host_that_only_says_welcome_is_not_believed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&[b"SEQPARS1".as_slice(), &[1; 32]].concat()).unwrap();
+        stream.read_exact(&mut [0; 72]).unwrap();
+        stream.write_all(&[0; 33]).unwrap();
+    });
+    let error = TcpStore::connect(&address, 1, &key(), &TcpOptions::default(), soon()).unwrap_err();
     assert!(error.to_string().contains("does not carry the job's key"), "{error}");
 }

@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 use seqpar::error::{Error, Result};
 use seqpar::rendezvous::{FileStore, Hello, Key, MemoryStore, Nonce, Store, TcpOptions, TcpStore, exchange_id, join};
 
-const TASK: &str = "SEQPAR_TEST_TASK";
+pub const TASK: &str = "SEQPAR_TEST_TASK";
+
+/// Arguments with which this test binary does the task of a child.
+pub const CHILD: [&str; 4] = ["ranks::a_child", "--exact", "--nocapture", "--test-threads=1"];
 
 /// The deadline of the matrix, D.
 pub const D: Duration = Duration::from_secs(2);
@@ -65,16 +68,17 @@ pub fn free_address() -> String {
 
 impl Place {
     pub fn open(&self, rank: usize, key: &Key, deadline: Instant) -> Result<Arc<dyn Store>> {
+        let options = TcpOptions { answer_within: D, ..TcpOptions::default() };
         Ok(match self {
             Self::Memory(store) => store.clone(),
             Self::File(folder) => Arc::new(FileStore::open(folder, "job")?),
             Self::Tcp(address) if rank == 0 => {
                 let port = address.rsplit_once(':').unwrap().1.parse().unwrap();
-                Arc::new(TcpStore::serve(key, &TcpOptions { port, ..TcpOptions::default() })?)
+                Arc::new(TcpStore::serve(key, &TcpOptions { port, ..options })?)
             }
             Self::Served(store, _) if rank == 0 => store.clone(),
             Self::Tcp(address) | Self::Served(_, address) => {
-                Arc::new(TcpStore::connect(address, rank, key, &TcpOptions::default(), deadline)?)
+                Arc::new(TcpStore::connect(address, rank, key, &options, deadline)?)
             }
             #[cfg(feature = "torchrun")]
             Self::Torch(address) => Arc::new(seqpar::rendezvous::TorchStore::connect(address, deadline)?),
@@ -312,7 +316,7 @@ impl Process {
         words.push(exe.into());
         let mut child = Command::new(&words[0])
             .args(&words[1..])
-            .args(["ranks::a_child", "--exact", "--nocapture", "--test-threads=1"])
+            .args(CHILD)
             .env(TASK, task)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -387,6 +391,10 @@ fn a_child() {
     }
     if let Some(words) = task.strip_prefix("machine ") {
         return crate::machine::task(words);
+    }
+    #[cfg(feature = "torchrun")]
+    if task == "torchrun" {
+        return crate::torch::under_torchrun();
     }
     let (rank, place) = Rank::from_words(&task);
     let (outcome, _store) = rank.run(&place);

@@ -2,13 +2,15 @@
 //! PyTorch itself does with it is shown by `scripts/torch_store.sh`, which needs its wheel.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use seqpar::error::{Error, FailureKind};
-use seqpar::rendezvous::{Store, TorchStore};
+use seqpar::rendezvous::launch::{Explicit, from_environment};
+use seqpar::rendezvous::{Hello, Store, TorchStore, exchange_id, join};
 
 use crate::tcp::soon;
 
@@ -131,4 +133,72 @@ fn answers_that_make_no_sense_are_errors_in_time() {
         assert!(store.claim("a", b"b").is_err());
         assert!(begin.elapsed() < Duration::from_millis(4500), "{:?}", begin.elapsed());
     }
+}
+
+/// PyTorch's programs, where `scripts/torch_store.sh` put them.
+fn program(name: &str) -> std::path::PathBuf {
+    std::path::PathBuf::from(std::env::var("SEQPAR_TORCH_BIN").expect("run scripts/torch_store.sh")).join(name)
+}
+
+const SERVE: &str = "
+import sys
+from torch.distributed import TCPStore
+store = TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False, use_libuv=sys.argv[1] == 'libuv')
+print('port:', store.port, flush=True)
+sys.stdin.read()
+";
+
+#[test]
+#[ignore = "needs PyTorch: scripts/torch_store.sh"]
+fn pytorchs_own_servers_keep_the_promises_of_a_store() {
+    for backend in ["libuv", "older"] {
+        let mut python = Command::new(program("python"))
+            .args(["-c", SERVE, backend])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(python.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = format!("127.0.0.1:{}", line.trim().strip_prefix("port: ").unwrap());
+        for check in crate::stores::CHECKS {
+            let connect = || Arc::new(TorchStore::connect(&address, soon()).unwrap());
+            check(backend, connect(), connect());
+        }
+        println!("{backend}: {} checks", crate::stores::CHECKS.len());
+        drop(python.stdin.take());
+        assert!(python.wait().unwrap().success());
+    }
+}
+
+#[test]
+#[ignore = "needs PyTorch: scripts/torch_store.sh"]
+fn ranks_under_torchrun_meet_in_its_agents_store() {
+    let output = Command::new(program("torchrun"))
+        .args(["--standalone", "--nproc-per-node", "4", "--no-python"])
+        .arg(std::env::current_exe().unwrap())
+        .args(crate::ranks::CHILD)
+        .env(crate::ranks::TASK, "torchrun")
+        .output()
+        .unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}\n{errors}");
+    for rank in 0..4 {
+        assert!(text.contains(&format!("rank {rank} of 4 has the id")), "{text}\n{errors}");
+    }
+}
+
+/// One of them; run by `ranks::a_child`.
+pub fn under_torchrun() {
+    let launch = from_environment(&Explicit::default()).unwrap().unwrap();
+    assert!(launch.serves_store, "{launch:?}");
+    let (host, port) = launch.address.clone().unwrap();
+    let deadline = soon() + Duration::from_secs(8);
+    let store = TorchStore::connect(&format!("{host}:{port}"), deadline).unwrap();
+    let key = crate::tcp::key();
+    let hello = Hello::new(launch.rank, launch.world, key.nonce(launch.job.as_deref().unwrap())).unwrap();
+    let members = join(&store, &key, &hello, deadline).unwrap();
+    let id = exchange_id(&store, &key, &members, "world", || Ok(crate::ranks::secret_id()), deadline).unwrap();
+    assert!(id == crate::ranks::secret_id());
+    crate::ranks::say(&format!("rank {} of {} has the id", launch.rank, launch.world));
 }

@@ -79,8 +79,15 @@ impl Communicator {
             }
             this.member.settle(&format!("ncclCommInitRankConfig of {world} ranks"), until)
         };
-        closed_on_exec(|| this.member.attempt("init", None, init))?;
-        Ok(this)
+        match closed_on_exec(|| this.member.attempt("init", None, init)) {
+            Ok(()) => Ok(this),
+            Err(error) => {
+                // While the caller's context is there; the drop would do it behind the caller's back.
+                // What does not return marks the family, and the first failure is the one to tell.
+                let _ = this.member.abort();
+                Err(error)
+            }
+        }
     }
 
     pub(super) fn of(member: Member, config: &Config, shares: bool) -> Self {

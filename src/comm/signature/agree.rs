@@ -13,10 +13,11 @@ use super::plan::calls;
 use super::{Category, Finding, Part, Rank, Side, Signature, compare, digest};
 use crate::error::{Error, Failure, FailureKind, Result};
 use crate::plan::Plan;
-use crate::rendezvous::Store;
+use crate::rendezvous::{Store, VALUE_BYTES_MAX};
 
 /// Compares the communications of this rank's plan with those of all other ranks, over the store.
-/// `name` is the plan's: ASCII without spaces, the same on all ranks, used once in a store.
+/// `name` is the plan's: at most 40 ASCII letters without spaces, the same on all ranks, used once
+/// in a store.
 ///
 /// # Errors
 /// [`FailureKind::Mismatch`] with the first op in which ranks differ, in words of both sides;
@@ -26,9 +27,11 @@ pub fn agree(store: &dyn Store, name: &str, plan: &Plan, deadline: Instant) -> R
     let begin = Instant::now();
     let own = calls(plan);
     let list: Vec<Signature> = own.iter().map(|(_, call)| *call).collect();
-    store.set(&key(name, "calls", plan.rank), &list.iter().flat_map(Signature::to_bytes).collect::<Vec<u8>>())?;
+    let bytes: Vec<u8> = list.iter().flat_map(Signature::to_bytes).collect();
+    set_long(store, &key(name, "calls", plan.rank), &bytes)?;
     let row = row(&list, plan.rank, plan.world);
-    store.set(&key(name, "row", plan.rank), &row.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>())?;
+    let bytes: Vec<u8> = row.iter().flat_map(|n| n.to_le_bytes()).collect();
+    set_long(store, &key(name, "row", plan.rank), &bytes)?;
     let failure = |kind, seq, op: &str, culprits: Vec<usize>| {
         let (comm, op, rank) = (format!("plan {name}"), op.to_string(), plan.rank as usize);
         Error::Between(Box::new(Failure {
@@ -43,8 +46,8 @@ pub fn agree(store: &dyn Store, name: &str, plan: &Plan, deadline: Instant) -> R
     };
     let mut rows: Vec<Vec<u64>> = Vec::with_capacity(plan.world as usize);
     for rank in 0..plan.world {
-        let Ok(bytes) = store.wait(&key(name, "row", rank), deadline) else {
-            let missing = |rank: &u32| !matches!(store.read(&key(name, "row", *rank)), Ok(Some(_)));
+        let Ok(bytes) = wait_long(store, &key(name, "row", rank), deadline) else {
+            let missing = |rank: &u32| !matches!(store.read(&part(&key(name, "row", *rank), 0)), Ok(Some(_)));
             let missing: Vec<u32> = (0..plan.world).filter(missing).collect();
             let stage = format!("{} did not say what they are about to do", names(&missing));
             let culprits = missing.iter().map(|&rank| rank as usize).collect();
@@ -58,7 +61,7 @@ pub fn agree(store: &dyn Store, name: &str, plan: &Plan, deadline: Instant) -> R
     }
     let mut lists = Vec::with_capacity(plan.world as usize);
     for rank in 0..plan.world {
-        let bytes = store.wait(&key(name, "calls", rank), deadline)?;
+        let bytes = wait_long(store, &key(name, "calls", rank), deadline)?;
         lists.push(bytes.chunks_exact(Signature::BYTES).filter_map(parse).collect::<Vec<Signature>>());
     }
     let Some((comm, finding)) = first_difference(&lists) else {
@@ -75,6 +78,35 @@ pub fn agree(store: &dyn Store, name: &str, plan: &Plan, deadline: Instant) -> R
 
 fn key(name: &str, what: &str, rank: u32) -> String {
     format!("plan/{name}/{what}/{rank}")
+}
+
+fn part(key: &str, number: usize) -> String {
+    format!("{key}/{number}")
+}
+
+/// Puts a value of any length, in parts, the first one last: its first byte says whether another
+/// part follows, as that of every part.
+fn set_long(store: &dyn Store, key: &str, bytes: &[u8]) -> Result<()> {
+    let parts: Vec<&[u8]> = if bytes.is_empty() { vec![bytes] } else { bytes.chunks(VALUE_BYTES_MAX - 1).collect() };
+    for (number, bytes) in parts.iter().enumerate().rev() {
+        let mut value = vec![u8::from(number + 1 < parts.len())];
+        value.extend(*bytes);
+        store.set(&part(key, number), &value)?;
+    }
+    Ok(())
+}
+
+fn wait_long(store: &dyn Store, key: &str, deadline: Instant) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for number in 0.. {
+        let value = store.wait(&part(key, number), deadline)?;
+        let (more, rest) = value.split_first().unwrap_or((&0, &[]));
+        bytes.extend(rest);
+        if *more == 0 {
+            break;
+        }
+    }
+    Ok(bytes)
 }
 
 fn parse(bytes: &[u8]) -> Option<Signature> {

@@ -67,8 +67,9 @@ impl Cause {
         bytes.extend((culprits.len() as u64).to_le_bytes());
         culprits.iter().for_each(|&culprit| bytes.extend((culprit as u64).to_le_bytes()));
         for text in [comm, op, &first, &second] {
+            let text = &text.as_bytes()[..text.len().min(TEXT_BYTES_MAX)];
             bytes.extend((text.len() as u64).to_le_bytes());
-            bytes.extend(text.as_bytes());
+            bytes.extend(text);
         }
         bytes.extend(self.call.iter().flat_map(Signature::to_bytes));
         bytes
@@ -117,6 +118,9 @@ impl Cause {
     }
 }
 
+/// Of longer texts the rest is cut off: a store has room for small values.
+const TEXT_BYTES_MAX: usize = 4096;
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -132,6 +136,6 @@ impl<'a> Reader<'a> {
 
     fn text(&mut self) -> Option<String> {
         let len = usize::try_from(self.long()?).ok()?;
-        String::from_utf8(self.take(len)?.to_vec()).ok()
+        Some(String::from_utf8_lossy(self.take(len)?).into_owned())
     }
 }

@@ -30,8 +30,9 @@ use std::time::{Duration, Instant};
 pub use presence::{Life, Presence};
 pub use watch::{Abort, Probe, Watch};
 
+use crate::comm::flight::Dump;
 use crate::error::{Error, Failure, FailureKind, Result};
-use crate::rendezvous::Store;
+use crate::rendezvous::{KEY_BYTES_MAX, Store};
 use message::Cause;
 use peers::Peer;
 use watch::{Comm, Poison};
@@ -73,6 +74,9 @@ impl Default for Options {
     }
 }
 
+/// Leaves room for the rest of a key.
+const PREFIX_BYTES_MAX: usize = KEY_BYTES_MAX - 30;
+
 /// Watches the communicators of one rank, which are one family.
 pub struct Watchdog {
     shared: Arc<Shared>,
@@ -99,6 +103,10 @@ impl Watchdog {
         }
         if options.period.is_zero() || options.deadline.is_zero() {
             return Err(Error::Unsupported("a watchdog without a period or deadline: make both longer than 0".into()));
+        }
+        if options.prefix.len() > PREFIX_BYTES_MAX || !options.prefix.bytes().all(|b| b.is_ascii_graphic()) {
+            let why = format!("is not at most {PREFIX_BYTES_MAX} ASCII letters without spaces");
+            return Err(Error::Unsupported(format!("a watchdog's prefix {:?} {why}", options.prefix)));
         }
         let shared = Arc::new(Shared {
             rank,
@@ -154,6 +162,12 @@ impl Watchdog {
     /// The first failure, if there was one; asking for it changes nothing.
     pub fn failure(&self) -> Option<Failure> {
         self.shared.poison.first()
+    }
+
+    /// The flight records of all communicators, as they are now.
+    pub fn dumps(&self) -> Vec<Dump> {
+        let failure = self.failure().map(|failure| failure.to_string());
+        self.shared.state().comms.iter().map(|comm| comm.flight.dump(failure.clone())).collect()
     }
 
     /// Stops, and tells the other ranks that this one has done its work.

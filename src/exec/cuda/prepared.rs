@@ -282,6 +282,11 @@ impl Prepared {
         Bound::new(self, addresses)
     }
 
+    /// Whether the device may use what is bound for ever: it must never be freed then.
+    pub(super) fn is_wedged(&self) -> bool {
+        self.wedged.load(Ordering::Relaxed)
+    }
+
     /// A rank that is here.
     pub(super) fn rank(&self, rank: usize) -> &RankPlan {
         &self.ranks[rank - self.first_rank()]
@@ -299,8 +304,10 @@ impl Prepared {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        if self.wedged.load(Ordering::Relaxed) {
+        if self.is_wedged() {
             self.ranks.iter_mut().for_each(|rank| rank.arena.leave());
+            self.kernels.leave();
+            self.context.leave();
         }
     }
 }

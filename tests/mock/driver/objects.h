@@ -1,6 +1,5 @@
 // What the driver's handles point to. An object is never freed: a stale handle is recognised.
 #pragma once
-#include <cstring>
 #include <map>
 #include <memory>
 #include <set>
@@ -119,7 +118,7 @@ T* make(CUcontext context) {
 // Whether `handle` is an object of that type and was not destroyed.
 template <class T>
 bool alive(const T* handle) {
-  return known(handle) && handle->alive && !strcmp(handle->kind, T::kKind);
+  return known(handle) && handle->alive && handle->kind == T::kKind;
 }
 
 // Streams of a context that were not destroyed, its default stream among them.

@@ -215,7 +215,11 @@ bool Engine::touch(Operation& op, const Access& access, bool unwritten) {
 }
 
 bool Engine::poll(Lock& lock, const OperationPtr& op) {
-  if (op && op->state != State::kDone && !by_threads() && below(2)) step(lock, op);
+  if (op && !by_threads() && below(2)) {
+    // A few at a time: a host that polls sleeps in between.
+    for (uint32_t steps = 1 + below(32); steps && op->state != State::kDone && step(lock, op); steps--) {
+    }
+  }
   if (op && op->state != State::kDone) return false;
   if (op && op->generation == generation_) learn(*op);
   return true;

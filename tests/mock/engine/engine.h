@@ -54,8 +54,10 @@ class Engine {
   void handoff() { join(host(), host_); }
   // A thread of the host called.
   void seen_host() { host_threads_.insert(std::this_thread::get_id()); }
-  // From now on `count` threads alone act: when all of them wait, nothing will come. 0: unknown.
+  // From now on `count` threads alone act, those that enter: when all of them wait, nothing will
+  // come. 0: unknown.
   void hosts(int count);
+  void host_entered();
   void host_left();
   // Where options.hang names this call.
   void hang(Lock&, const std::string& name);

@@ -8,7 +8,7 @@ using Told = RankFaults::Told;
 
 // What a communicator is told of a rank that died.
 ncclResult_t death(const Options& options, const ncclComm& comm) {
-  if (options.ranks.told == Told::kNobody || comm.life->dead) return ncclSuccess;
+  if (options.ranks.told == Told::kNobody || comm.life->dead || comm.released) return ncclSuccess;
   const Clique& clique = *comm.clique;
   for (int rank = 0; rank < clique.size; rank++) {
     if (!clique.members[rank] || !clique.members[rank]->life->dead) continue;

@@ -28,7 +28,7 @@ struct Clique {
   // Meetings to which not all have come: of all ranks by their number, of pairs (from, to) in order.
   std::map<uint64_t, MeetingPtr> collectives;
   std::map<std::pair<int, int>, std::deque<MeetingPtr>> sends, receives;
-  std::map<uint64_t, std::shared_ptr<Split>> splits;
+  std::map<std::string, std::shared_ptr<Split>> splits;  // by name
 };
 
 // What a non-blocking call has begun.

@@ -1,6 +1,7 @@
 // Where communicators come from.
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "group.h"
 
@@ -8,7 +9,7 @@ using namespace mock;
 
 namespace mock {
 
-// One call of ncclCommSplit on all ranks.
+// One call of ncclCommSplit on all ranks, or of ncclCommShrink on those that stay.
 struct Split {
   struct Share {
     int color, key;
@@ -46,8 +47,8 @@ ncclResult_t read_config(NcclCall& call, const ncclConfig_t* config, bool* block
   if (given.magic != kMagic || given.version < kOldestVersion) {
     return call.error(ncclInvalidArgument, "ncclConfig_t argument not initialized via NCCL_CONFIG_INITIALIZER");
   }
-  const bool ordered = given.minCTAs == NCCL_CONFIG_UNDEF_INT || given.maxCTAs == NCCL_CONFIG_UNDEF_INT ||
-                       given.minCTAs <= given.maxCTAs;
+  // A minimum without a maximum is refused too: it is compared with the unset one.
+  const bool ordered = given.minCTAs <= given.maxCTAs;
   const bool policy = given.CTAPolicy == NCCL_CONFIG_UNDEF_INT || (given.CTAPolicy >= 0 && given.CTAPolicy <= 3);
   if (!is_switch(given.blocking) || !is_positive(given.minCTAs) || !is_positive(given.maxCTAs) || !ordered ||
       !is_switch(given.splitShare) || !is_switch(given.shrinkShare) || !policy) {
@@ -147,13 +148,13 @@ ncclResult_t init(NcclCall& call, ncclComm_t* made, int size, const ncclUniqueId
 }
 
 // The clique of one color, in the order of keys, then of ranks.
-void make_clique(const Clique& parent, Split& split, uint64_t number, int color) {
+void make_clique(const Clique& parent, const std::string& split_name, Split& split, int color) {
   std::vector<std::pair<int, int>> order;
   for (const auto& [rank, share] : split.shares) {
     if (share.color == color) order.push_back({share.key, rank});
   }
   std::sort(order.begin(), order.end());
-  const std::string name = parent.name + "/" + std::to_string(number) + ":" + std::to_string(color);
+  const std::string name = parent.name + ", " + split_name + ", color " + std::to_string(color);
   auto clique = std::make_shared<Clique>(name, static_cast<int>(order.size()));
   for (size_t i = 0; i < order.size(); i++) {
     const ncclComm_t member = parent.members[order[i].second];
@@ -167,6 +168,35 @@ void make_clique(const Clique& parent, Split& split, uint64_t number, int color)
   }
   clique->came = clique->size;
   split.made[color] = clique;
+}
+
+// This rank's share of a split that `expected` ranks call under one name. The new handle is written
+// when the split has ended on this rank, which is after the call of a non-blocking communicator has
+// returned.
+ncclResult_t part(NcclCall& call, ncclComm_t comm, const std::string& name, Split::Share share, int expected,
+                  bool blocking, ncclComm_t* made) {
+  std::shared_ptr<Split>& kept = comm->clique->splits[name];
+  if (!kept) kept = std::make_shared<Split>();
+  const std::shared_ptr<Split> split = kept;
+  split->shares[comm->rank] = share;
+  join(split->host, call.engine.host());
+  call.engine.changed();
+  Pending pending;
+  pending.what = "a " + name + " of " + comm->clique->name;
+  pending.done = [=] { return static_cast<int>(split->shares.size()) == expected; };
+  pending.finish = [=](NcclCall& call) {
+    call.engine.learn(split->host);
+    if (share.color == NCCL_SPLIT_NOCOLOR) return ncclSuccess;
+    if (!split->made.count(share.color)) make_clique(*comm->clique, name, *split, share.color);
+    for (ncclComm_t member : split->made[share.color]->members) {
+      if (member->life != comm->life) continue;
+      member->alive = true;
+      member->blocking = blocking;
+      *made = member;
+    }
+    return ncclSuccess;
+  };
+  return begin(call, comm, std::move(pending));
 }
 
 }  // namespace
@@ -193,8 +223,6 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id,
   return init(call, comm, size, id, rank, config);
 }
 
-// The new handle is written when the split has ended on this rank, which is after the call of a
-// non-blocking communicator has returned.
 ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* made, ncclConfig_t* config) {
   NCCL_CALL(comm);
   if (!made) return call.error(ncclInvalidArgument, "a communicator that is null");
@@ -207,26 +235,36 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* made
   const ncclResult_t wrong = read_config(call, config, &blocking);
   if (wrong != ncclSuccess) return wrong;
 
-  const uint64_t number = ++comm->splits;
-  auto& split = comm->clique->splits[number];
-  if (!split) split = std::make_shared<Split>();
-  split->shares[comm->rank] = {color, key};
-  join(split->host, call.engine.host());
-  call.engine.changed();
-  Pending pending;
-  pending.what = "split " + std::to_string(number) + " of " + comm->clique->name;
-  pending.done = [comm, split = split] { return static_cast<int>(split->shares.size()) == comm->clique->size; };
-  pending.finish = [=, split = split](NcclCall& call) {
-    call.engine.learn(split->host);
-    if (color == NCCL_SPLIT_NOCOLOR) return ncclSuccess;
-    if (!split->made.count(color)) make_clique(*comm->clique, *split, number, color);
-    for (ncclComm_t member : split->made[color]->members) {
-      if (member->life != comm->life) continue;
-      member->alive = true;
-      member->blocking = blocking;
-      *made = member;
-    }
-    return ncclSuccess;
-  };
-  return begin(call, comm, std::move(pending));
+  const std::string name = "split " + std::to_string(++comm->splits);
+  return part(call, comm, name, {color, key}, comm->clique->size, blocking, made);
+}
+
+// The ranks that stay call it, all with one list. With abort, operations of the parent end first,
+// and it is of no more use.
+ncclResult_t ncclCommShrink(ncclComm_t comm, int* excluded, int count, ncclComm_t* made, ncclConfig_t* config, int flags) {
+  NCCL_CALL(comm);
+  NCCL_ALIVE(comm);
+  if (!made || !excluded || count < 1 || flags < 0 || flags > 1) {
+    return call.error(ncclInvalidArgument, "ranks to leave out");
+  }
+  *made = nullptr;
+  std::string name = "shrink without";
+  std::set<int> without(excluded, excluded + count);
+  for (int rank : without) name += " " + std::to_string(rank);
+  if (without.count(comm->rank) || *without.begin() < 0 || *without.rbegin() >= comm->clique->size) {
+    return call.error(ncclInvalidArgument, "a rank that cannot be left out");
+  }
+  if (flags) {
+    comm->released = comm->revoked = true;
+    comm->error = ncclSuccess;
+    comm->pending.reset();
+    call.engine.changed();
+  }
+  const ncclResult_t refused = ensure_ready(call, comm, true);
+  if (refused != ncclSuccess) return refused;
+  bool blocking = comm->blocking;
+  const ncclResult_t wrong = read_config(call, config, &blocking);
+  if (wrong != ncclSuccess) return wrong;
+  const int staying = comm->clique->size - static_cast<int>(without.size());
+  return part(call, comm, name, {0, 0}, staying, blocking, made);
 }

@@ -1,4 +1,4 @@
-//! All ranks of a world on one device. What is bound borrows what is prepared: both live in one
+//! A world, or one rank of it, on a device. What is bound borrows what is prepared: both live in one
 //! value, which frees them in order.
 
 use super::super::abi::CudaOptions;
@@ -13,8 +13,8 @@ use crate::exec::cuda::{self, Bound, Prepared};
 use crate::plan::lower::Gates;
 use crate::plan::{Checked, Plan};
 
-/// A prepared world and its last binding.
-pub(crate) struct Loopback {
+/// What is prepared, and its last binding.
+pub(crate) struct OnDevice {
     /// Borrows `prepared`.
     bound: Option<Bound<'static>>,
     /// From `Box::into_raw`, freed in drop.
@@ -22,21 +22,29 @@ pub(crate) struct Loopback {
     context: Context,
 }
 
-impl Loopback {
-    pub(crate) fn new(cuda: &Cuda, plans: &[Checked<Plan>], given: Option<CudaOptions>) -> Outcome<Self> {
+impl OnDevice {
+    /// All ranks.
+    pub(crate) fn loopback(cuda: &Cuda, plans: &[Checked<Plan>], given: Option<CudaOptions>) -> Outcome<Self> {
         cuda.enter()?;
-        let mut options = cuda::CudaOptions { sms: cuda.sms, ..cuda::CudaOptions::default() };
-        if let Some(given) = given {
-            if flag(given.gates_as_flags, "gates_as_flags")? {
-                options.gates = Gates::Flags;
-            }
-            options.graph = flag(given.graph, "graph")?;
-            options.timed = flag(given.timed, "timed")?;
-            options.poison = flag(given.poison, "poison")?;
-            options.deadline = deadline(given.deadline_ms);
-        }
+        let options = options(cuda, given)?;
         let prepared = cuda::prepare(cuda.context.borrowed(), cuda.kernels.clone(), plans.to_vec(), options)?;
-        Ok(Self { bound: None, prepared: Box::into_raw(Box::new(prepared)), context: cuda.context.borrowed() })
+        Ok(Self::new(cuda, prepared))
+    }
+
+    /// One rank, by a transport to the others.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn rank(
+        cuda: &Cuda,
+        plan: Checked<Plan>,
+        transport: cuda::Transport,
+        options: cuda::CudaOptions,
+    ) -> Outcome<Self> {
+        let prepared = cuda::prepare_rank(cuda.context.borrowed(), cuda.kernels.clone(), plan, transport, options)?;
+        Ok(Self::new(cuda, prepared))
+    }
+
+    fn new(cuda: &Cuda, prepared: Prepared) -> Self {
+        Self { bound: None, prepared: Box::into_raw(Box::new(prepared)), context: cuda.context.borrowed() }
     }
 
     /// Forgets the addresses that the program was resolved for.
@@ -53,8 +61,9 @@ impl Loopback {
             Some(bound) => bound,
             None => {
                 let address = |slot: &Option<Slot>| slot.as_ref().and_then(|slot| slot.address).map(|a| a as u64);
-                let addresses: Vec<Vec<Option<u64>>> =
-                    slots.iter().map(|list| list.iter().map(address).collect()).collect();
+                // Ranks that are elsewhere have no slots.
+                let here = slots.iter().filter(|list| !list.is_empty());
+                let addresses: Vec<Vec<Option<u64>>> = here.map(|list| list.iter().map(address).collect()).collect();
                 // SAFETY: `prepared` is alive until drop, which drops `bound` before it.
                 let prepared: &'static Prepared = unsafe { &*self.prepared };
                 // SAFETY: the caller keeps what he bound alive and to himself, as the header asks;
@@ -74,7 +83,7 @@ impl Loopback {
     }
 }
 
-impl Drop for Loopback {
+impl Drop for OnDevice {
     fn drop(&mut self) {
         if let Err(fault) = enter(&self.context) {
             log::error!("a prepared world is given back in another context: {fault}");
@@ -83,4 +92,20 @@ impl Drop for Loopback {
         // SAFETY: from `Box::into_raw`, and nothing borrows it any more.
         drop(unsafe { Box::from_raw(self.prepared) });
     }
+}
+
+/// As given, and what the kernels were told.
+pub(crate) fn options(cuda: &Cuda, given: Option<CudaOptions>) -> Outcome<cuda::CudaOptions> {
+    let mut options = cuda::CudaOptions::default();
+    options.sms = cuda.sms;
+    if let Some(given) = given {
+        if flag(given.gates_as_flags, "gates_as_flags")? {
+            options.gates = Gates::Flags;
+        }
+        options.graph = flag(given.graph, "graph")?;
+        options.timed = flag(given.timed, "timed")?;
+        options.poison = flag(given.poison, "poison")?;
+        options.deadline = deadline(given.deadline_ms);
+    }
+    Ok(options)
 }
