@@ -1,15 +1,18 @@
-//! The CUDA executor: worlds of plans on one device, all ranks in one process (loopback).
+//! The CUDA executor: a world of plans on one device (loopback), or one rank of it among others.
 //!
 //! [`prepare`] turns the lowered plans of a world into one [`program`] of steps, creates its
-//! streams and events, and loads its kernels. [`Prepared::bind`] resolves the program for the
+//! streams and events, and loads its kernels; [`prepare_rank`] does it for one rank, which meets the
+//! others through a [`Transport`]. [`Prepared::bind`] resolves the program for the
 //! addresses of inputs and outputs; [`Bound::run`] only enqueues it (or launches the graph that it
 //! was captured into) behind the caller's stream, which waits for its end. Nothing in a run waits
 //! on the host; [`Bound::finish`] does, with a deadline.
 //!
-//! Communication is copies within the device, so that every strategy, schedule and graph runs on a
-//! single GPU. Refuses what no kernel computes (f32 layers above all). Assumes that bound memory
+//! By loopback communication is copies within the device, so that every strategy, schedule and graph
+//! runs on a single GPU; they can be made as slow as a link, and go through pinned host memory. With
+//! the feature `nccl` it is groups of NCCL calls, or copies into the peers' memory. Refuses what no kernel computes (f32 layers above all). Assumes that bound memory
 //! stays alive and is used by nobody else until the run has ended. Borrows context and stream and
-//! leaves them as they were. Tests: `tests/cuda_program.rs`, `tests/cuda_executor.rs`.
+//! leaves them as they were. Tests: `tests/cuda_executor.rs`, `tests/cuda_link.rs`,
+//! `tests/cuda_ranks.rs`, `tests/cuda_peer`.
 
 mod agreement;
 mod bound;
