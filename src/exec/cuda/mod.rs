@@ -11,7 +11,7 @@
 //! runs on a single GPU; they can be made as slow as a link, and go through pinned host memory. With
 //! the feature `nccl` it is groups of NCCL calls, or copies into the peers' memory. Refuses what no kernel computes (f32 layers above all). Assumes that bound memory
 //! stays alive and is used by nobody else until the run has ended. Borrows context and stream and
-//! leaves them as they were. Tests: `tests/cuda_executor.rs`, `tests/cuda_link.rs`,
+//! leaves them as they were. Tests: `tests/cuda_program.rs`, `tests/cuda_executor.rs`, `tests/cuda_link.rs`,
 //! `tests/cuda_ranks.rs`, `tests/cuda_peer`.
 
 mod agreement;
