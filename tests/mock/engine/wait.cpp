@@ -30,26 +30,6 @@ bool Engine::await(Lock& lock, const std::function<bool()>& met, const std::func
   return true;
 }
 
-<<<<<<< HEAD
-=======
-// Until something changes; false: nothing will.
-bool Engine::stand_by(Lock& lock) {
-  if (std::chrono::steady_clock::now() - moved_ < std::chrono::duration<double>(options.processes_s)) {
-    // Gates are asked again: their words may be written by other processes.
-    condition_.wait_for(lock, std::chrono::milliseconds(1));
-    return true;
-  }
-  const bool alone = hosts_ ? blocked_ + 1 >= hosts_ : host_threads_.size() < 2;
-  if (alone && !running_ && idle()) return false;
-  const uint64_t seen = changes_;
-  blocked_++;
-  const auto limit = std::chrono::duration<double>(options.deadlock_s);
-  if (condition_.wait_for(lock, limit, [&] { return changes_ != seen; })) return true;
-  blocked_--;
-  return running_ > 0;
-}
-
->>>>>>> main
 // No head of a queue could run.
 bool Engine::idle() const {
   for (const auto& queue : queues_) {
