@@ -22,7 +22,7 @@ step() {
 # Everything that runs without a GPU is tested in one set of features: on Linux with the mocks of the
 # CUDA driver and of NCCL, elsewhere without CUDA.
 features=()
-if [ "$(uname -s)" = Linux ]; then features=(--features torchrun); fi
+if [ "$(uname -s)" = Linux ]; then features=(--features torchrun,nvtx); fi
 
 step "format" cargo fmt --check
 step "clippy" cargo clippy --quiet --all-targets "${features[@]}" -- -D warnings

@@ -64,10 +64,8 @@ impl Subject {
 
 fn subjects() -> Vec<Subject> {
     let of = |capability, gates, graph| Way { capability, gates, graph };
-    let mut list = vec![
-        Subject::new("fastseq", of(90, Gates::Flags, false)),
-        Subject::new("fastseq", of(80, Gates::Flags, true)),
-    ];
+    let mut list =
+        vec![Subject::new("fastseq", of(90, Gates::Flags, false)), Subject::new("fastseq", of(80, Gates::Flags, true))];
     if seeds() > 1 {
         list.push(Subject::new("fastseq", of(80, Gates::Flags, false)));
         list.push(Subject::new("megatron", of(90, Gates::Events, true)));

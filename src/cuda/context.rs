@@ -93,6 +93,11 @@ impl Context {
         check(unsafe { sys::cuCtxSetCurrent(self.raw) }, "cuCtxSetCurrent")
     }
 
+    /// Never gives it back: that would wait for work that never ends.
+    pub fn leave(&mut self) {
+        self.retained = false;
+    }
+
     /// Waits for all work of the context.
     ///
     /// # Errors

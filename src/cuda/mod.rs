@@ -17,6 +17,7 @@ mod ipc;
 mod launch;
 mod memory;
 mod module;
+pub mod nvtx;
 mod staging;
 mod stream;
 mod tensor_map;

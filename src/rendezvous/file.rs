@@ -55,7 +55,7 @@ impl FileStore {
         private_folder(&folder)?;
         let store = Self { folder, own: RandomState::new().hash_one(std::process::id()), written: AtomicU64::new(0) };
         // Found out now and not when a rank has already announced itself.
-        let trial = store.write(b"")?;
+        let trial = store.write(b"", true)?;
         let owners = trial.metadata().and_then(|trial| Ok((trial.uid(), fs::metadata(&store.folder)?.uid())));
         match owners {
             Ok((ours, theirs)) if ours != theirs => Err(unusable(format!(
@@ -75,15 +75,19 @@ impl FileStore {
         fs::remove_dir_all(&self.folder).map_err(|why| unusable(format!("{}: {why}", self.folder.display())))
     }
 
-    /// Writes a temporary file; it goes when the value is dropped.
-    fn write(&self, value: &[u8]) -> Result<Temporary> {
+    /// Writes a temporary file; it goes when the value is dropped. A network disk may say that it is
+    /// full only when it is synced; that costs a disk's time, so not where a value comes many times
+    /// a second.
+    fn write(&self, value: &[u8], synced: bool) -> Result<Temporary> {
         let number = self.written.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!(".{:016x}.{}.{number}", self.own, std::process::id()));
         let said = |why| unusable(format!("{}: {why}; free it or take another folder", self.folder.display()));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(said)?;
         let temporary = Temporary(path);
-        // Synced, because a host may fail between the rename and the write-back on a network disk.
-        file.write_all(value).and_then(|()| file.sync_data()).map_err(said)?;
+        file.write_all(value).map_err(said)?;
+        if synced {
+            file.sync_data().map_err(said)?;
+        }
         Ok(temporary)
     }
 
@@ -126,7 +130,7 @@ impl FileStore {
 impl Store for FileStore {
     fn set(&self, key: &str, value: &[u8]) -> Result<()> {
         check(key, value)?;
-        let (temporary, path) = (self.write(value)?, self.path(key));
+        let (temporary, path) = (self.write(value, false)?, self.path(key));
         fs::rename(&temporary.0, &path).map_err(|why| unusable(format!("{}: {why}", path.display())))
     }
 
@@ -156,7 +160,7 @@ impl Store for FileStore {
         if let Some(there) = self.contents(key)? {
             return Ok(there);
         }
-        let (temporary, path) = (self.write(value)?, self.path(key));
+        let (temporary, path) = (self.write(value, true)?, self.path(key));
         let linked = fs::hard_link(&temporary.0, &path);
         // A server's lost answer makes a link that was made look like one that failed.
         if linked.is_ok() || temporary.metadata().is_ok_and(|meta| meta.nlink() == 2) {

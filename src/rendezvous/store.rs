@@ -5,8 +5,8 @@ use crate::error::{Error, Failure, FailureKind, Result};
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 80;
 
-/// Longest value, in bytes.
-pub const VALUE_BYTES_MAX: usize = 32 << 10;
+/// Longest value, in bytes: the calls of a plan of 32768 communications, which ranks compare.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
 
 /// Small values under keys, shared by the ranks of a job. Keys are ASCII without spaces, at most
 /// [`KEY_BYTES_MAX`] long; values at most [`VALUE_BYTES_MAX`].

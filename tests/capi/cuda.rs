@@ -286,9 +286,9 @@ fn ranks_over_nccl_have_the_bits_of_one_rank() {
     use seqpar::capi::prepare::seqpar_prepare_rank;
 
     on_mock(|mock| {
-        mock.configure("sms=4 devices=2");
+        mock.configure("sms=4 devices=2 host=thread");
         let case = Case::plain(Dtype::Bf16, 18, 4, 64);
-        let (problem, layer) = layer_of(&case, Strategy::Ulysses, 2);
+        let (_, layer) = layer_of(&case, Strategy::Ulysses, 2);
         let inputs = layer_inputs(&case, &layer, &mut Rng(4));
         let alone = {
             let _context = context();
@@ -307,7 +307,7 @@ fn ranks_over_nccl_have_the_bits_of_one_rank() {
             let kernels = OnDevice::new(0);
             let options = NcclOptions { rank, world: 2, unique_id: id.as_ptr(), deadline_ms: 20_000, ..sized() };
             let (mut nccl, mut prepared) = (null_mut(), null_mut());
-            let world = World::new(&problem);
+            let world = World::new(&layer_of(&case, Strategy::Ulysses, 2).0);
             // SAFETY: all are alive.
             unsafe {
                 ok(seqpar_nccl_create(&options, &mut nccl));

@@ -80,7 +80,7 @@ fn what_is_no_value_is_an_error_and_not_a_value() {
     let store = FileStore::open(&folder, "g").unwrap();
     fs::create_dir(folder.join("g/a")).unwrap();
     assert!(store.read("a").unwrap_err().to_string().contains("is not a value"));
-    fs::write(folder.join("g/b"), vec![0; 1 << 20]).unwrap();
+    fs::write(folder.join("g/b"), vec![0; (1 << 20) + 1]).unwrap();
     assert!(store.read("b").unwrap_err().to_string().contains("is not a value"));
     fs::remove_dir_all(&folder).unwrap();
     assert!(store.read("c").is_err(), "a store that is gone is not an empty one");

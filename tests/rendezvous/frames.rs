@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use hmac::{Hmac, KeyInit, Mac};
 use seqpar::error::{Error, FailureKind};
 use seqpar::rendezvous::{
-    Decoded, FileStore, HELLO_BYTES, Hello, Key, MemoryStore, Nonce, PROTOCOL, Store, TcpOptions, TcpStore, join,
+    Decoded, FileStore, HELLO_BYTES, Hello, Key, MemoryStore, Nonce, PROTOCOL, Store, TcpOptions, TcpStore,
+    VALUE_BYTES_MAX, join,
 };
 use sha2::Sha256;
 
@@ -251,7 +252,7 @@ fn a_frame_that_is_changed_repeated_or_too_long_closes_the_connection() {
                 frame[7] ^= 1;
                 frame
             };
-            let too_long = |_: &[u8]| 40_000u32.to_le_bytes().to_vec();
+            let too_long = |_: &[u8]| (2 * VALUE_BYTES_MAX as u32).to_le_bytes().to_vec();
             for wrong in [repeated, left_out, changed, too_long] as [fn(&[u8]) -> Vec<u8>; 4] {
                 let (mut stream, session) = proved(address);
                 stream.write_all(&frame(&session, 0, SET)).unwrap();
@@ -291,7 +292,7 @@ fn a7_frames_of_a_client_that_has_the_key() {
                 let _ = stream.read(&mut [0; 100]);
             }
         });
-        assert!(largest < 64 << 10, "{largest}");
+        assert!(largest < 2 * VALUE_BYTES_MAX, "{largest}");
     });
 }
 

@@ -68,16 +68,17 @@ pub fn free_address() -> String {
 
 impl Place {
     pub fn open(&self, rank: usize, key: &Key, deadline: Instant) -> Result<Arc<dyn Store>> {
+        let options = TcpOptions { answer_within: D, ..TcpOptions::default() };
         Ok(match self {
             Self::Memory(store) => store.clone(),
             Self::File(folder) => Arc::new(FileStore::open(folder, "job")?),
             Self::Tcp(address) if rank == 0 => {
                 let port = address.rsplit_once(':').unwrap().1.parse().unwrap();
-                Arc::new(TcpStore::serve(key, &TcpOptions { port, ..TcpOptions::default() })?)
+                Arc::new(TcpStore::serve(key, &TcpOptions { port, ..options })?)
             }
             Self::Served(store, _) if rank == 0 => store.clone(),
             Self::Tcp(address) | Self::Served(_, address) => {
-                Arc::new(TcpStore::connect(address, rank, key, &TcpOptions::default(), deadline)?)
+                Arc::new(TcpStore::connect(address, rank, key, &options, deadline)?)
             }
             #[cfg(feature = "torchrun")]
             Self::Torch(address) => Arc::new(seqpar::rendezvous::TorchStore::connect(address, deadline)?),

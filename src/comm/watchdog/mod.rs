@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 pub use presence::{Life, Presence};
 pub use watch::{Abort, Probe, Watch};
 
+use crate::comm::flight::Dump;
 use crate::error::{Error, Failure, FailureKind, Result};
 use crate::rendezvous::{KEY_BYTES_MAX, Store};
 use message::Cause;
@@ -161,6 +162,12 @@ impl Watchdog {
     /// The first failure, if there was one; asking for it changes nothing.
     pub fn failure(&self) -> Option<Failure> {
         self.shared.poison.first()
+    }
+
+    /// The flight records of all communicators, as they are now.
+    pub fn dumps(&self) -> Vec<Dump> {
+        let failure = self.failure().map(|failure| failure.to_string());
+        self.shared.state().comms.iter().map(|comm| comm.flight.dump(failure.clone())).collect()
     }
 
     /// Stops, and tells the other ranks that this one has done its work.

@@ -1,9 +1,10 @@
 use std::sync::atomic::Ordering;
 
-use super::enqueue::{enqueue, launch_graph};
+use super::enqueue::{enqueue, launch_graph, op_of};
 use super::link::Ports;
 use super::memory::Addresses;
 use super::prepared::Prepared;
+use super::ranges::Ranges;
 use super::resolve::{Call, Home, Resolved, Resolver, Timed};
 use super::transport::Wires;
 use crate::cuda::{DeviceMemory, Event, Graph, PinnedMemory, Priority, Staging, Stream, capture};
@@ -18,6 +19,8 @@ const SLOT_BYTES: usize = 4 << 20;
 
 /// A world, or a rank of it, with its addresses: runs again and again.
 pub struct Bound<'a> {
+    /// What a profiler is told.
+    pub(super) ranges: Option<Ranges>,
     // Before what its work touches.
     pub(super) graph: Option<Graph>,
     pub(super) prepared: &'a Prepared,
@@ -89,6 +92,7 @@ impl<'a> Bound<'a> {
         let timers = if prepared.options.timed { timed.len() } else { 0 };
         let timers = (0..timers).map(|_| Ok((Event::new(true)?, Event::new(true)?))).collect::<Result<_>>()?;
         Ok(Self {
+            ranges: Ranges::new(prepared, &calls, op_of),
             graph: None,
             prepared,
             calls,
@@ -129,6 +133,7 @@ impl<'a> Bound<'a> {
 
     fn try_run(&mut self, stream: &Stream) -> Result<()> {
         self.prepared.context.bind()?;
+        let _run = self.ranges.as_ref().map(Ranges::run);
         self.start.record(stream)?;
         if self.prepared.options.graph {
             if self.graph.is_none() {

@@ -4,11 +4,13 @@
 
 use super::bound::Bound;
 use super::prepared::ExternalCall;
+use super::ranges::Issue;
 use super::resolve::{Call, Message, Resolved};
 use super::transport::Transport;
 use crate::cuda::{Event, Graph, Stream, copy_device_to_device, launch, wait_value, write_value};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::plan::OpId;
 
 /// Enqueues all calls of a run behind `caller`, and lets `caller` wait for their end.
 pub(super) fn enqueue(bound: &Bound<'_>, caller: &Stream) -> Result<()> {
@@ -30,7 +32,12 @@ pub(super) fn enqueue(bound: &Bound<'_>, caller: &Stream) -> Result<()> {
         stream.wait(&bound.fork)?;
     }
     let mut calls = bound.calls.iter().enumerate();
-    let enqueued = calls.try_for_each(|(at, call)| enqueue_one(bound, call).map_err(|e| named(bound, at, e)));
+    let mut issue = Issue::new(bound.ranges.as_ref());
+    let enqueued = calls.try_for_each(|(at, call)| {
+        issue.at(at);
+        enqueue_one(bound, call).map_err(|error| named(bound, at, error))
+    });
+    drop(issue);
     if enqueued.is_err() {
         open_gates(bound, caller);
     }
@@ -148,18 +155,23 @@ fn time(bound: &Bound<'_>, timer: &Event, stream: &Stream) -> Result<()> {
     if bound.prepared.options.graph { timer.record_in_graph(stream) } else { timer.record(stream) }
 }
 
-/// With the op that call `at` is made for; waits belong to the op behind them, records to the one
-/// before. What failed between ranks says where by itself.
+/// With the op that call `at` is made for. What failed between ranks says where by itself.
 fn named(bound: &Bound<'_>, at: usize, error: Error) -> Error {
-    let calls = &bound.calls;
-    let Some(of) = calls.get(at).filter(|_| !matches!(error, Error::Between(_))) else { return error };
+    match (op_of(&bound.calls, at), error) {
+        (_, error @ Error::Between(_)) => error,
+        (Some((rank, op)), error) => bound.prepared.rank(rank).failed(op, error),
+        (None, error) => error,
+    }
+}
+
+/// Rank and op that call `at` is made for; waits belong to the op behind them, records to the one
+/// before.
+pub(super) fn op_of(calls: &[Resolved], at: usize) -> Option<(usize, OpId)> {
+    let of = calls.get(at)?;
     let on_its_stream = |other: &&Resolved| other.stream == of.stream && other.op.is_some();
-    let op = match of.call {
+    let call = match of.call {
         Call::Wait(_) => calls[at..].iter().find(on_its_stream),
         _ => calls[..=at].iter().rfind(on_its_stream),
     };
-    match op.and_then(|call| Some((call.rank, call.op?))) {
-        Some((rank, op)) => bound.prepared.rank(rank).failed(op, error),
-        None => error,
-    }
+    call.and_then(|call| Some((call.rank, call.op?)))
 }

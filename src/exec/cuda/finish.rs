@@ -23,6 +23,7 @@ impl Bound<'_> {
         if let Err(error) = self.ended(begin) {
             return Err(self.given_up(error));
         }
+        self.prepared.transport.ended();
         self.closed_gate()?;
         self.report()
     }

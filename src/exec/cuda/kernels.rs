@@ -61,6 +61,11 @@ impl Kernels {
         unsafe { Self::load(context, &images) }
     }
 
+    /// Never unloads them: that would wait for work that never ends.
+    pub(super) fn leave(&self) {
+        std::mem::forget(self.clone());
+    }
+
     /// What launches are chosen for.
     pub fn device(&self) -> Device {
         self.device

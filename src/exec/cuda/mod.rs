@@ -1,18 +1,40 @@
-//! The CUDA executor: a world of plans on one device (loopback), or one rank of it among others.
+//! The CUDA executor: the plans of a world on one device, or one rank's plan on its own.
 //!
-//! [`prepare`] turns the lowered plans of a world into one [`program`] of steps, creates its
-//! streams and events, and loads its kernels; [`prepare_rank`] does it for one rank, which meets the
-//! others through a [`Transport`]. [`Prepared::bind`] resolves the program for the
-//! addresses of inputs and outputs; [`Bound::run`] only enqueues it (or launches the graph that it
-//! was captured into) behind the caller's stream, which waits for its end. Nothing in a run waits
-//! on the host; [`Bound::finish`] does, with a deadline.
+//! [`prepare`] takes the lowered plans of all ranks, for one device. [`prepare_rank`] takes one
+//! rank's plan and a [`Transport`] to the others, which are threads or processes with devices of
+//! their own. Either turns its plans into one [`program`] of steps, creates streams and events, and
+//! loads the kernels. [`Prepared::bind`] resolves the program for the addresses of inputs and
+//! outputs, and makes every kernel ready, since loading one while another spins can wedge a context.
+//! [`Bound::run`] only enqueues (or launches the graph that the first run was captured into) behind
+//! the caller's stream, which waits for its end. Nothing in a run waits for the device on the host;
+//! [`Bound::finish`] does, with a deadline.
 //!
-//! By loopback communication is copies within the device, so that every strategy, schedule and graph
-//! runs on a single GPU; they can be made as slow as a link, and go through pinned host memory. With
-//! the feature `nccl` it is groups of NCCL calls, or copies into the peers' memory. Refuses what no kernel computes (f32 layers above all). Assumes that bound memory
-//! stays alive and is used by nobody else until the run has ended. Borrows context and stream and
-//! leaves them as they were. Tests: `tests/cuda_program.rs`, `tests/cuda_executor.rs`, `tests/cuda_link.rs`,
-//! `tests/cuda_ranks.rs`, `tests/cuda_peer`.
+//! Transports change no bit; they differ in what a communication becomes, and in nothing else:
+//!
+//! | transport | ranks | a communication |
+//! |---|---|---|
+//! | loopback | all in one place | copies within the device (or a [`Link`] of a given rate), sums by a kernel |
+//! | NCCL | one a device | one group of calls on its stream; sums by our kernel, in group order |
+//! | peer | one a device, or several | copies into the others' memory, with flags |
+//!
+//! **Order over communicators.** NCCL's kernels wait for those of other ranks while they hold SMs, so
+//! ranks must issue them in one order. One thread issues all of a rank's communications, in plan
+//! order; a rank alone is refused unless its tags ascend in that order, which makes the tags one
+//! order of the whole world. On the device they run in it too: a communication on another stream
+//! than the one before waits for an event behind that one. So at most one of NCCL's kernels is in
+//! flight a device, whatever the version of NCCL and its settings.
+//!
+//! **A rank that does not come** is told by the streams: each counts its ended communications in
+//! pinned memory, eager and in graphs. At the deadline, or when the library reports a failure,
+//! [`Bound::finish`] names the first that has not ended and aborts the communicators, so that the
+//! device gets free. If it does not, the error is [`crate::error::FailureKind::Unrecoverable`], and
+//! what the device may still use is left behind rather than waited for.
+//!
+//! Refuses what no kernel computes (f32 layers above all), and gates as flags over NCCL with no SM
+//! left to it. Assumes that bound memory stays alive and is used by nobody else until the run has
+//! ended, and that all ranks prepare and run the plans of one world alike. Borrows context and
+//! stream and leaves them as they were. Tests: `tests/cuda_program.rs` (the steps, as data),
+//! `tests/cuda_executor.rs` (loopback), `tests/cuda_ranks.rs` (NCCL), `tests/cuda_peer`.
 
 mod agreement;
 mod bound;
@@ -23,6 +45,7 @@ mod link;
 mod memory;
 mod prepared;
 pub mod program;
+mod ranges;
 #[cfg(feature = "nccl")]
 mod rank_threads;
 mod report;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::bound::Bound;
 use super::kernels::Kernels;
 use super::program::{self, Program};
+use super::ranges::name_streams;
 use super::transport::Transport;
 use crate::comm::local::Link;
 use crate::cuda::{Context, DeviceMemory, Event, Priority, Stream};
@@ -224,7 +225,7 @@ impl Prepared {
         }
         let first = ranks.first().map_or(0, |rank| rank.plan.rank as usize);
         let streams = program.streams.iter().map(|&(rank, stream)| priority(&ranks[rank - first].plan, stream));
-        Ok(Self {
+        let prepared = Self {
             streams: streams.map(Stream::new).collect::<Result<_>>()?,
             events: (0..program.events).map(|_| Event::new(false)).collect::<Result<_>>()?,
             buffers: ranks.iter().map(|rank| rank.plan.buffers.clone()).collect(),
@@ -236,7 +237,9 @@ impl Prepared {
             externals: HashMap::new(),
             wedged: AtomicBool::new(false),
             options,
-        })
+        };
+        name_streams(&prepared);
+        Ok(prepared)
     }
 
     /// Registers what an external op enqueues, on every rank.
@@ -279,6 +282,11 @@ impl Prepared {
         Bound::new(self, addresses)
     }
 
+    /// Whether the device may use what is bound for ever: it must never be freed then.
+    pub(super) fn is_wedged(&self) -> bool {
+        self.wedged.load(Ordering::Relaxed)
+    }
+
     /// A rank that is here.
     pub(super) fn rank(&self, rank: usize) -> &RankPlan {
         &self.ranks[rank - self.first_rank()]
@@ -296,8 +304,10 @@ impl Prepared {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        if self.wedged.load(Ordering::Relaxed) {
+        if self.is_wedged() {
             self.ranks.iter_mut().for_each(|rank| rank.arena.leave());
+            self.kernels.leave();
+            self.context.leave();
         }
     }
 }

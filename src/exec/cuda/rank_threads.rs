@@ -11,7 +11,7 @@ use super::tensors::{Outputs, check_names, gathered, run_local};
 use super::transport::Nccl;
 use crate::comm::nccl::{AbortHandle, Communicator, Config, Library, UniqueId};
 use crate::cuda::Context;
-use crate::error::{Error, Result};
+use crate::error::{Error, FailureKind, Result};
 use crate::exec::{HostTensor, Report};
 use crate::plan::lower::Lowered;
 use crate::plan::{Buffer, Checked, Plan};
@@ -79,7 +79,8 @@ impl RankThreads<'_> {
         let failed = Failed::default();
         let done = each(world, |rank| {
             let ready = devices[rank].lock().unwrap_or_else(PoisonError::into_inner).take();
-            let (held, context, kernels) = ready.ok_or_else(|| Error::Unsupported("a rank that ran before".into()))?;
+            let (mut held, context, kernels) =
+                ready.ok_or_else(|| Error::Unsupported("a rank that ran before".into()))?;
             held.bind()?;
             let guard = Guard { failed: &failed, rank };
             let mut family = None;
@@ -88,6 +89,11 @@ impl RankThreads<'_> {
             // Aborted while the context is held: a drop would do it behind our back.
             let result = result.map_err(|error| failed.by(error));
             std::mem::forget(guard);
+            if let Err(Error::Between(failure)) = &result
+                && matches!(failure.kind, FailureKind::Unrecoverable { .. })
+            {
+                held.leave();
+            }
             result
         });
         let done = done.map_err(|error| failed.first().unwrap_or(error))?;

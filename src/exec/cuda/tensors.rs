@@ -40,17 +40,24 @@ pub fn run_local(
     times: usize,
 ) -> Result<(Outputs, Report)> {
     let stream = Stream::new(Priority::Low)?;
-    let memory = Buffers::upload(&prepared.buffers, inputs, &stream)?;
+    let mut memory = Buffers::upload(&prepared.buffers, inputs, &stream)?;
     // `memory` holds every input and output and lives longer than `bound`.
     let mut bound = Bound::new(prepared, &memory.addresses())?;
-    let mut report = None;
-    for _ in 0..times.max(1) {
-        bound.run(&stream)?;
-        report = Some(bound.finish()?);
-    }
+    let report = run_times(&mut bound, &stream, times);
     drop(bound);
-    let report = report.ok_or_else(|| Error::Unsupported("0 runs: run at least once".into()))?;
+    if prepared.is_wedged() {
+        memory.leave();
+    }
+    let report = report?;
     Ok((memory.download(&prepared.buffers, &stream)?, report))
+}
+
+fn run_times(bound: &mut Bound<'_>, stream: &Stream, times: usize) -> Result<Report> {
+    let mut once = || bound.run(stream).and_then(|()| bound.finish());
+    for _ in 1..times {
+        once()?;
+    }
+    once()
 }
 
 /// Refuses an input that no rank has.
@@ -107,6 +114,10 @@ impl Buffers {
         }
         stream.synchronize()?;
         Ok(Self { of })
+    }
+
+    fn leave(&mut self) {
+        self.of.iter_mut().flatten().flatten().for_each(DeviceMemory::leave);
     }
 
     fn addresses(&self) -> Vec<Vec<Option<u64>>> {

@@ -65,6 +65,20 @@ impl Members {
 
 /// Meets the other ranks of `hello.world` in the store.
 ///
+/// ```
+/// use seqpar::rendezvous::{Hello, Key, MemoryStore, join};
+/// use std::time::{Duration, Instant};
+///
+/// # fn main() -> seqpar::Result<()> {
+/// let (store, key) = (MemoryStore::default(), Key::random()?);
+/// let mut hello = Hello::new(0, 1, key.nonce("job 17, first try"))?;
+/// hello.plans = vec![0x5e9a];
+/// let members = join(&store, &key, &hello, Instant::now() + Duration::from_secs(60))?;
+/// assert_eq!((members.rank(), members.world()), (0, 1));
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// [`FailureKind::RendezvousTimeout`] at the deadline; [`FailureKind::WorldMismatch`],
 /// [`FailureKind::DuplicateRank`], [`FailureKind::VersionSkew`], [`FailureKind::Mismatch`] (plans),

@@ -51,6 +51,11 @@ void Engine::hang(Lock& lock, const std::string& name) {
 
 // Until something changes; false: nothing will.
 bool Engine::stand_by(Lock& lock) {
+  if (std::chrono::steady_clock::now() - moved_ < std::chrono::duration<double>(options.processes_s)) {
+    // Gates are asked again: their words may be written by other processes.
+    condition_.wait_for(lock, std::chrono::milliseconds(1));
+    return true;
+  }
   const bool alone = hosts_ ? blocked_ + counted >= hosts_ : host_threads_.size() < 2;
   if (alone && !running_ && idle()) return false;
   const uint64_t seen = changes_;

@@ -118,6 +118,15 @@ impl Transport {
         }
     }
 
+    /// A run has ended well.
+    pub(super) fn ended(&self) {
+        match self {
+            #[cfg(feature = "nccl")]
+            Self::Nccl(agreed) => agreed.ended(),
+            _ => {}
+        }
+    }
+
     /// Ends what is in flight: no op will finish that waits for another rank.
     ///
     /// # Errors

@@ -6,11 +6,13 @@
 //! there.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Transport;
 use crate::comm::nccl::{AbortHandle, Communicator, Config, Group};
+use crate::comm::watchdog::{Watch, Watchdog};
 use crate::error::{Error, Result};
 use crate::exec::cuda::agreement::Agreement;
 use crate::exec::cuda::prepared::CudaOptions;
@@ -31,6 +33,14 @@ struct Family {
     members: Vec<(Vec<u32>, Communicator)>,
     /// All groups that were split off, this rank's or not.
     known: BTreeSet<Vec<u32>>,
+    /// Of the first members, in their order.
+    watches: Vec<Watched>,
+}
+
+/// A member under watch, and the number of its groups that the device is done with.
+struct Watched {
+    watch: Watch,
+    ended: Arc<AtomicU64>,
 }
 
 impl Nccl {
@@ -44,6 +54,7 @@ impl Nccl {
             family: Arc::new(Mutex::new(Family {
                 known: BTreeSet::from([ranks.clone()]),
                 members: vec![(ranks, world)],
+                watches: Vec::new(),
             })),
         }
     }
@@ -89,9 +100,32 @@ impl Nccl {
         let family = Arc::try_unwrap(self.family).map_err(|_| {
             Error::Unsupported("communicators that a prepared plan still uses: drop the plan before".into())
         })?;
-        let family = family.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut family = family.into_inner().unwrap_or_else(PoisonError::into_inner);
         // The parent last.
-        family.members.into_iter().rev().try_for_each(|(_, communicator)| communicator.finalize(deadline))
+        std::mem::take(&mut family.members)
+            .into_iter()
+            .rev()
+            .try_for_each(|(_, communicator)| communicator.finalize(deadline))
+    }
+
+    /// Has a watchdog watch all communicators that are there and not watched yet; call it again when
+    /// [`Nccl::transport`] has made more. A run then fails with what the watchdog says, which names
+    /// the culprits. An op counts as ended when its run is finished, so give the watchdog a deadline
+    /// below [`CudaOptions::deadline`] and finish runs within it. What a graph replays is not on
+    /// record; lost ranks are noticed all the same.
+    ///
+    /// # Errors
+    /// A communicator that is watched already.
+    pub fn watch(&self, watchdog: &Watchdog) -> Result<()> {
+        let family = &mut *self.family();
+        for (ranks, communicator) in &family.members[family.watches.len()..] {
+            let members: Vec<usize> = ranks.iter().map(|&rank| rank as usize).collect();
+            let ended = Arc::new(AtomicU64::new(0));
+            let count = ended.clone();
+            let watch = communicator.watch(watchdog, &members, move || count.load(Ordering::Acquire))?;
+            family.watches.push(Watched { watch, ended });
+        }
+        Ok(())
     }
 
     /// For watchdogs: one a communicator.
@@ -117,6 +151,12 @@ impl Nccl {
 
     fn family(&self) -> MutexGuard<'_, Family> {
         self.family.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Family {
+    fn drop(&mut self) {
+        self.watches.iter().for_each(|watched| watched.watch.close());
     }
 }
 
@@ -174,7 +214,18 @@ impl Agreed {
     }
 
     pub(super) fn health(&self) -> Result<()> {
-        self.nccl.family().members.iter().try_for_each(|(_, communicator)| communicator.async_error())
+        let family = self.nccl.family();
+        family.watches.iter().try_for_each(|watched| watched.watch.check())?;
+        family.members.iter().try_for_each(|(_, communicator)| communicator.async_error())
+    }
+
+    /// The device is done with all that was issued.
+    pub(super) fn ended(&self) {
+        let family = self.nccl.family();
+        for ((_, communicator), watched) in family.members.iter().zip(&family.watches) {
+            let issued = communicator.status().last(|op| op.map_or(0, |op| op.seq + 1));
+            watched.ended.store(issued, Ordering::Release);
+        }
     }
 
     pub(super) fn abort(&self, why: &str) -> Result<()> {

@@ -54,11 +54,10 @@ pub(super) fn keep(listener: &TcpListener, shared: &Arc<Shared>) {
                 Err(why) if matches!(why.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 // No descriptor left: the oldest stranger gives its own back.
                 Err(_) => {
-                    if strangers.front().is_some_and(|oldest| oldest.since.elapsed() >= HANDSHAKE_IF_CROWDED) {
-                        strangers.pop_front();
+                    if !crowd_out(&mut strangers) {
+                        std::thread::sleep(RECOVER);
+                        break;
                     }
-                    std::thread::sleep(RECOVER);
-                    break;
                 }
             }
             if blocking {
@@ -77,14 +76,16 @@ pub(super) fn keep(listener: &TcpListener, shared: &Arc<Shared>) {
 
 /// True if one more may come in.
 fn make_room(strangers: &mut VecDeque<Stranger>, most: usize) -> bool {
-    if strangers.len() < most.max(1) {
-        return true;
-    }
-    let crowded_out = strangers.front().is_some_and(|oldest| oldest.since.elapsed() >= HANDSHAKE_IF_CROWDED);
-    if crowded_out {
+    strangers.len() < most.max(1) || crowd_out(strangers)
+}
+
+/// Closes the oldest stranger, if it has had time enough.
+fn crowd_out(strangers: &mut VecDeque<Stranger>) -> bool {
+    let aged = strangers.front().is_some_and(|oldest| oldest.since.elapsed() >= HANDSHAKE_IF_CROWDED);
+    if aged {
         strangers.pop_front();
     }
-    crowded_out
+    aged
 }
 
 fn greet(mut stream: TcpStream) -> Option<Stranger> {

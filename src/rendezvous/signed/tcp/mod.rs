@@ -62,7 +62,7 @@ impl Default for TcpOptions {
             port: 0,
             peers_max: 256,
             strangers_max: 256,
-            answer_within: Duration::from_secs(2),
+            answer_within: Duration::from_secs(5),
         }
     }
 }

@@ -1,0 +1,142 @@
+//! Communicators of the CUDA executor under a watchdog, on the mock driver and the mock NCCL: runs
+//! end as they do without one, a rank that leaves is lost at once and by name where NCCL would say
+//! nothing, and the flight records hold what was called.
+#![cfg(feature = "nccl")]
+
+mod emulation;
+mod mock;
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use seqpar::comm::flight::{self, Dump};
+use seqpar::comm::nccl::{Communicator, Config, Library};
+use seqpar::comm::signature::agree;
+use seqpar::comm::watchdog::{Options, Watchdog};
+use seqpar::cuda::{Context, DeviceMemory, Priority, Stream};
+use seqpar::dtype::Dtype;
+use seqpar::error::{Error, Failure, FailureKind};
+use seqpar::exec::cuda::{Bound, CudaOptions, Nccl, prepare_rank};
+use seqpar::plan::{Checked, Plan, Role};
+use seqpar::rendezvous::{MemoryStore, Store};
+
+use mock::layers::{kernels, plans};
+use mock::on_mock;
+use support::cases::Case;
+use support::worlds::worlds;
+
+const RANKS: usize = 3;
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn world_plans() -> Vec<Checked<Plan>> {
+    let world = worlds(RANKS).into_iter().find(|world| world.strategy.name() == "ulysses").unwrap();
+    plans(&Case::plain(Dtype::Bf16, 7, 2, 32), &world, RANKS)
+}
+
+/// Prepares a rank under a watchdog, and has `body` run it.
+fn watched<T>(
+    rank: usize,
+    plans: &[Checked<Plan>],
+    store: &Arc<dyn Store>,
+    id: &seqpar::comm::nccl::UniqueId,
+    body: impl FnOnce(&mut Bound<'_>, &Stream, Watchdog) -> T,
+) -> T {
+    let library = Library::load(None).unwrap();
+    let (_held, context) = (Context::primary(rank as i32).unwrap(), Context::primary(rank as i32).unwrap());
+    let kernels = kernels(&context);
+    agree(&**store, "layer", &plans[rank], Instant::now() + DEADLINE).unwrap();
+    let config = Config::default();
+    let nccl = Nccl::new(Communicator::new(&library, id, rank, RANKS, &config, DEADLINE).unwrap());
+    let watchdog = Watchdog::start(store.clone(), rank, RANKS, Options::default(), None).unwrap();
+    let transport = nccl.transport(plans, false, &config, DEADLINE).unwrap();
+    nccl.watch(&watchdog).unwrap();
+    let mut options = CudaOptions::default();
+    options.deadline = DEADLINE;
+    let prepared = prepare_rank(context, kernels, plans[rank].clone(), transport, options).unwrap();
+    let memory: Vec<Option<DeviceMemory>> = plans[rank]
+        .buffers
+        .iter()
+        .map(|buffer| (buffer.role != Role::Temp).then(|| DeviceMemory::new(buffer.bytes()).unwrap()))
+        .collect();
+    let stream = Stream::new(Priority::Low).unwrap();
+    memory.iter().flatten().for_each(|memory| memory.fill(0, &stream).unwrap());
+    let addresses: Vec<_> = memory.iter().map(|memory| memory.as_ref().map(DeviceMemory::address)).collect();
+    // SAFETY: the memory lives longer than the result, and nobody else uses it.
+    let mut bound = unsafe { prepared.bind(&[addresses]) }.unwrap();
+    body(&mut bound, &stream, watchdog)
+}
+
+fn between(error: Error) -> Failure {
+    match error {
+        Error::Between(failure) => *failure,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn watched_runs_end_well_and_are_on_record() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let plans = world_plans();
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let id = Library::load(None).unwrap().unique_id().unwrap();
+        let dumps: Vec<Vec<Dump>> = mock.ranks(RANKS, |rank| {
+            watched(rank, &plans, &store, &id, |bound, stream, watchdog| {
+                for _ in 0..3 {
+                    bound.run(stream).unwrap();
+                    bound.finish().unwrap();
+                }
+                // The ends are noticed by the watchdog, a period later.
+                std::thread::sleep(Duration::from_millis(300));
+                watchdog.check().unwrap();
+                let dumps = watchdog.dumps();
+                watchdog.goodbye();
+                dumps
+            })
+        });
+        let calls = plans[0].comms.len();
+        for dumps in &dumps {
+            assert_eq!(dumps.len(), 1, "one communicator");
+            let ops: std::collections::BTreeSet<u64> = dumps[0].calls.iter().map(|call| call.signature.seq).collect();
+            assert_eq!(ops.len(), 3 * calls);
+            assert!(dumps[0].calls.iter().all(|call| call.completed_ns.is_some()));
+        }
+        let all: Vec<Dump> = dumps.into_iter().flatten().collect();
+        assert_eq!(flight::compare(&all), []);
+    });
+}
+
+#[test]
+fn a_rank_that_leaves_is_lost_by_name_where_nccl_says_nothing() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let plans = world_plans();
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let id = Library::load(None).unwrap().unique_id().unwrap();
+        let ends: Vec<Option<(Failure, Duration)>> = mock.ranks(RANKS, |rank| {
+            watched(rank, &plans, &store, &id, |bound, stream, watchdog| {
+                if rank == 1 {
+                    std::thread::sleep(Duration::from_millis(300));
+                    drop(watchdog);
+                    // Its communicators stay, as those of a process that is stuck in its end do.
+                    std::thread::sleep(Duration::from_secs(2));
+                    return None;
+                }
+                let begin = Instant::now();
+                let error = bound.run(stream).and_then(|()| bound.finish().map(drop)).unwrap_err();
+                let took = begin.elapsed();
+                let later = between(bound.run(stream).unwrap_err());
+                assert!(matches!(later.kind, FailureKind::Poisoned { .. }), "{later}");
+                Some((between(error), took))
+            })
+        });
+        for (rank, end) in ends.into_iter().enumerate().filter(|(rank, _)| *rank != 1) {
+            let (failure, took) = end.unwrap();
+            assert!(matches!(failure.kind, FailureKind::PeerLost { .. }), "rank {rank}: {failure}");
+            assert_eq!((failure.rank, failure.culprits.as_slice()), (rank, [1].as_slice()), "{failure}");
+            assert!(!failure.op.is_empty(), "{failure}");
+            assert!(took < Duration::from_secs(2), "rank {rank}: {took:?}");
+        }
+    });
+}
