@@ -39,18 +39,30 @@ pub fn run_local(
     inputs: &BTreeMap<String, HostTensor>,
     times: usize,
 ) -> Result<(Outputs, Report)> {
+    with_tensors(prepared, inputs, |bound, stream, outputs| {
+        let mut report = None;
+        for _ in 0..times.max(1) {
+            bound.run(stream)?;
+            report = Some(bound.finish()?);
+        }
+        let report = report.ok_or_else(|| Error::Unsupported("0 runs: run at least once".into()))?;
+        Ok((outputs()?, report))
+    })
+}
+
+/// Hands what is bound to whole tensors to `work`, with the stream to run it on and what reads the
+/// outputs of the last run: for tests and measurements of many runs.
+#[doc(hidden)]
+pub fn with_tensors<T>(
+    prepared: &Prepared,
+    inputs: &BTreeMap<String, HostTensor>,
+    work: impl FnOnce(&mut Bound<'_>, &Stream, &dyn Fn() -> Result<Outputs>) -> Result<T>,
+) -> Result<T> {
     let stream = Stream::new(Priority::Low)?;
     let memory = Buffers::upload(&prepared.buffers, inputs, &stream)?;
     // `memory` holds every input and output and lives longer than `bound`.
     let mut bound = Bound::new(prepared, &memory.addresses())?;
-    let mut report = None;
-    for _ in 0..times.max(1) {
-        bound.run(&stream)?;
-        report = Some(bound.finish()?);
-    }
-    drop(bound);
-    let report = report.ok_or_else(|| Error::Unsupported("0 runs: run at least once".into()))?;
-    Ok((memory.download(&prepared.buffers, &stream)?, report))
+    work(&mut bound, &stream, &|| memory.download(&prepared.buffers, &stream))
 }
 
 /// Refuses an input that no rank has.
