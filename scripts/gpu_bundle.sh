@@ -8,6 +8,8 @@ cd "$(dirname "$0")/.."
 out="${1:-target/gpu-bundle}"
 mkdir -p "$out"
 export NVCC="${NVCC:-$(scripts/cuda_wheels.sh)}"
+# Kernels that were compiled before are found again by content.
+export SEQPAR_KERNEL_CACHE="${SEQPAR_KERNEL_CACHE:-$PWD/${CARGO_TARGET_DIR:-target}/tmp/nvcc}"
 tests=(emulated_adaln emulated_attention emulated_attention_sm90 emulated_gemm emulated_small cuda_mock)
 flags=()
 for test in "${tests[@]}"; do flags+=(--test "$test"); done

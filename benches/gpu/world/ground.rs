@@ -30,6 +30,11 @@ impl Ground {
         Self { part, name, mock, failed: Cell::new(0) }
     }
 
+    /// Of a rank that its parent has started; it tells its parent what it finds.
+    pub(crate) fn of_rank(mock: bool) -> Self {
+        Self { part: "", name: "rank", mock, failed: Cell::new(0) }
+    }
+
     /// `real`, or `mock` on the mock.
     pub(crate) fn pick<T>(&self, real: T, mock: T) -> T {
         if self.mock { mock } else { real }

@@ -18,8 +18,6 @@ use crate::support::cases::{Case, layer_inputs};
 use crate::support::worlds::worlds;
 use crate::support::{Rng, Tensors};
 
-const WARM_UP: usize = 10;
-
 /// The plans of one layer, and what to feed them; `tokens` a sample.
 fn problem(ground: &Ground, tokens: usize, ranks: usize) -> Done<(Vec<(String, Vec<Checked<Plan>>)>, Tensors)> {
     let model = Model::named("dit-xl/2")?;
@@ -29,10 +27,7 @@ fn problem(ground: &Ground, tokens: usize, ranks: usize) -> Done<(Vec<(String, V
     let model = ground.pick(model, &small);
     (sizes.tokens, sizes.batch) = ground.pick((tokens, sizes.batch), (16, 1));
     let layer = |ranks| model.layer(&model.kinds[0], &sizes, ranks);
-    let case = Case {
-        batch: sizes.batch,
-        ..Case::plain(Dtype::Bf16, sizes.tokens, model.heads, model.head_dim)
-    };
+    let case = Case { batch: sizes.batch, ..Case::plain(Dtype::Bf16, sizes.tokens, model.heads, model.head_dim) };
     let inputs = layer_inputs(&case, &layer(1)?, &mut Rng(10));
     let mut list = Vec::new();
     for world in worlds(ranks) {
@@ -43,6 +38,7 @@ fn problem(ground: &Ground, tokens: usize, ranks: usize) -> Done<(Vec<(String, V
 }
 
 pub(crate) fn layers(ground: &Ground) -> Done {
+    let (warm_up, rounds) = ground.pick((10, 50), (0, 1));
     for ranks in [1, 2, 4, 8] {
         let (list, inputs) = problem(ground, 1024, ranks)?;
         for (name, plans) in list {
@@ -57,13 +53,13 @@ pub(crate) fn layers(ground: &Ground) -> Done {
                 let (median_us, seen) = with_tensors(&prepared, &inputs, |bound, stream, outputs| {
                     let (begin, end) = (Event::new(true)?, Event::new(true)?);
                     let mut times = Vec::new();
-                    for round in 0..WARM_UP + ground.pick(50, 1) {
+                    for round in 0..warm_up + rounds {
                         begin.record(stream)?;
                         bound.run(stream)?;
                         end.record(stream)?;
                         bound.finish()?;
                         stream.synchronize()?;
-                        if round >= WARM_UP {
+                        if round >= warm_up {
                             times.push(f64::from(end.milliseconds_since(&begin)?) * 1e3);
                         }
                     }
@@ -99,7 +95,10 @@ pub(crate) fn overlaps(ground: &Ground) -> Done {
                 options.sms = link.map(|_| ground.pick(128, 2));
                 let begin = Instant::now();
                 let prepared = prepare(context, kernels, plans.clone(), options)?;
-                let what = format!("{name} of {ranks}, {route:?}, link {}", link.map_or("none".into(), |gb| format!("{gb} GB/s")));
+                let what = format!(
+                    "{name} of {ranks}, {route:?}, link {}",
+                    link.map_or("none".into(), |gb| format!("{gb} GB/s"))
+                );
                 let report = match run_tensors(&prepared, &inputs, ground.pick(20, 1)) {
                     Ok((_, report)) => report,
                     Err(why) => {
@@ -108,7 +107,8 @@ pub(crate) fn overlaps(ground: &Ground) -> Done {
                     }
                 };
                 let ranks = overlap(&report);
-                let mean = |of: fn(&seqpar::exec::Overlap) -> f64| ranks.iter().map(of).sum::<f64>() / ranks.len() as f64;
+                let mean =
+                    |of: fn(&seqpar::exec::Overlap) -> f64| ranks.iter().map(of).sum::<f64>() / ranks.len() as f64;
                 let fields = json!({
                     "wall_us": report.wall_ns as f64 / 1e3,
                     "compute_us": mean(|rank| rank.compute_ns as f64 / 1e3),

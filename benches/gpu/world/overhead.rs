@@ -22,12 +22,10 @@ use crate::operands::Operands;
 use crate::support::Rng;
 use crate::support::cases::{Case, layer_inputs};
 
-const WARM_UP: usize = 20;
-
 pub(crate) fn overhead(ground: &Ground) -> Done {
-    let rounds = ground.pick(200, 3);
+    let (warm_up, rounds) = ground.pick((20, 200), (1, 2));
     // Small, so that the device is done sooner than the host.
-    let case = Case::plain(Dtype::Bf16, 256, 8, 64);
+    let case = Case::plain(Dtype::Bf16, ground.pick(256, 16), 8, 64);
     let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(9));
     for (name, ranks) in [("single", 1), ("fastseq", 2), ("fastseq", 4), ("ulysses", 4), ("usp 2x2", 4)] {
         let plans = plans(&case, &world_named(ranks, name)?, ranks)?;
@@ -42,7 +40,7 @@ pub(crate) fn overhead(ground: &Ground) -> Done {
             let times = with_tensors(&prepared, &inputs, |bound, stream, _| {
                 let replay = if graph { Some(hand.captured()?) } else { None };
                 let mut times = (Vec::new(), Vec::new());
-                for round in 0..WARM_UP + rounds {
+                for round in 0..warm_up + rounds {
                     let begin = Instant::now();
                     bound.run(stream)?;
                     let ours = begin.elapsed();
@@ -59,7 +57,7 @@ pub(crate) fn overhead(ground: &Ground) -> Done {
                     }
                     let theirs = begin.elapsed();
                     stream.synchronize()?;
-                    if round >= WARM_UP {
+                    if round >= warm_up {
                         times.0.push(ours.as_secs_f64() * 1e6);
                         times.1.push(theirs.as_secs_f64() * 1e6);
                     }
