@@ -39,6 +39,7 @@ fn every_declared_function_is_behind_it_with_the_same_types() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn the_library_exports_what_is_declared_and_nothing_else() {
     let declared = in_header();
     for features in feature_sets() {

@@ -36,7 +36,7 @@ pub(crate) fn library_of(features: &str) -> PathBuf {
         .output()
         .unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let library = folder.join("debug/libseqpar.so");
+    let library = folder.join("debug").join(format!("libseqpar{}", std::env::consts::DLL_SUFFIX));
     assert!(library.exists(), "{} was not built", library.display());
     library
 }
