@@ -40,10 +40,16 @@ def machine():
 def number(value):
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return str(value) if len(str(value)) < 160 else f"{str(value)[:157]}..."
+
+
+def words_last(item):
+    return not isinstance(item[1], (int, float)), item[0]
 
 
 def kernels(own, others):
+    if not own:
+        return
     print(f"\n== kernels\n{'case':<44} {'us':>10} {'TFLOP/s':>9} {'GB/s':>8}   beside it (time of the peer / own time)")
     for row in own:
         if "case" not in row or row.get("what") == "program":
@@ -71,7 +77,7 @@ def main(folder):
         if said:
             print(f"\n== {part}")
         for row in said:
-            figures = ", ".join(f"{key} {number(value)}" for key, value in row.items() if key not in SAID_ELSEWHERE)
+            figures = ", ".join(f"{key} {number(value)}" for key, value in sorted(row.items(), key=words_last) if key not in SAID_ELSEWHERE)
             if "skipped" in row:
                 continue
             passed += bool(row.get("ok"))

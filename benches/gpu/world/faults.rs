@@ -117,9 +117,12 @@ fn survivors(ground: &Ground, told: &[Value], since_ms: u64, most_ms: f64, what:
 }
 
 fn going(ground: &Ground) -> Done<Ranks> {
-    let ranks = Start::new("loop", loop_rank, WORLD, "").start(ground)?;
+    let mut ranks = Start::new("loop", loop_rank, WORLD, "").start(ground)?;
     for rank in 0..WORLD {
-        ranks.await_note("going", rank, LIMIT)?;
+        if let Err(why) = ranks.await_note("going", rank, MEETING) {
+            let told = ranks.end(Duration::ZERO)?;
+            return Err(format!("{why}; the ranks told {told:?}").into());
+        }
     }
     std::thread::sleep(Duration::from_millis(100));
     Ok(ranks)
