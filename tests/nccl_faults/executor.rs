@@ -121,7 +121,12 @@ fn a_death_that_nccl_notices_ends_all_ranks_at_once() {
         let inputs = inputs();
         for (name, mode) in STRATEGIES.into_iter().zip(MODES) {
             let plans = plans(name, [7, 6]);
-            for faults in ["die=1:2 death=remote", "die=0:1 death=neighbours", "comm_error=1:2=2"] {
+            reset(mock, mode, "");
+            run(&plans, &inputs, false, NEVER).unwrap();
+            // In the second run: every rank has issued something, so there is an op to name.
+            let at = operations(mock) / 2 + 1;
+            for fault in ["die=1:AT death=remote", "die=0:AT death=neighbours", "comm_error=1:AT=2"] {
+                let faults = &fault.replace("AT", &at.to_string());
                 reset(mock, mode, faults);
                 let at = format!("{name}, {faults}, {mode}");
                 let begin = Instant::now();

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::{Error, Result};
 use crate::plan::{Access, Checked, Comm, CommKind, Direction, OpId, Plan, Role, Tag};
 
-/// See [`self`].
+/// What ranks that run alone must decide alike: which groups get a communicator of their own, and which
+/// communications a library's own collective makes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Agreement {
     /// Groups of two and more ranks that communicate, in ascending order.

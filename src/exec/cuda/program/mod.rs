@@ -2,12 +2,12 @@
 //!
 //! All steps are enqueued by one thread, in an order in which each event is recorded before
 //! anything waits for it. What the plans say within a rank is the same for every transport
-//! ([`writer`]); what a communication becomes is the transport's:
+//! (`writer`); what a communication becomes is the transport's:
 //!
-//! - [`loopback`] (in [`world`]): all ranks are here, each with streams of its own, and a
+//! - loopback ([`world`]): all ranks are here, each with streams of its own, and a
 //!   communication is copies between their buffers;
-//! - [`group`] (in [`alone`]): one rank is here, and a communication is one group of calls of a
-//!   communication library on the op's stream.
+//! - a group of calls ([`alone`]): one rank is here, and a communication is what a library is asked for at
+//!   once, on the op's stream.
 //!
 //! Refuses plans whose communications do not match (the law does before). Tests:
 //! `tests/cuda_program.rs`.
