@@ -18,8 +18,11 @@ use crate::support::cases::{Case, layer_inputs};
 use crate::support::worlds::worlds;
 use crate::support::{Rng, Tensors};
 
+/// Plans by name.
+type Worlds = Vec<(String, Vec<Checked<Plan>>)>;
+
 /// The plans of one layer, and what to feed them; `tokens` a sample.
-fn problem(ground: &Ground, tokens: usize, ranks: usize) -> Done<(Vec<(String, Vec<Checked<Plan>>)>, Tensors)> {
+fn problem(ground: &Ground, tokens: usize, ranks: usize) -> Done<(Worlds, Tensors)> {
     let model = Model::named("dit-xl/2")?;
     let mut sizes = model.sizes();
     // The mock computes on the host.
