@@ -219,7 +219,10 @@ fn an_abort_that_fails_is_still_an_error_that_names_the_op() {
             let begin = Instant::now();
             let failed = failure(run(&plans, &inputs, false, NEVER).unwrap_err());
             assert!(begin.elapsed() < Duration::from_secs(30), "{failed}");
-            assert!(matches!(failed.kind, FailureKind::PeerLost { .. } | FailureKind::Unrecoverable { .. }), "{failed}");
+            assert!(
+                matches!(failed.kind, FailureKind::PeerLost { .. } | FailureKind::Unrecoverable { .. }),
+                "{failed}"
+            );
             assert!(!failed.op.is_empty(), "{failed}");
         }
     });

@@ -11,7 +11,18 @@ const LOOK: Duration = Duration::from_micros(100);
 /// The handle, until somebody takes it to end the communicator. Who calls NCCL holds the lock
 /// meanwhile, so that **no thread is inside NCCL with a handle that was taken**.
 #[derive(Default)]
-pub(super) struct Handle(Mutex<Option<Raw>>);
+pub(super) struct Handle(Mutex<State>);
+
+#[derive(Default)]
+enum State {
+    /// NCCL has given none.
+    #[default]
+    Empty,
+    Live(Raw),
+    /// Somebody is ending it.
+    Taken,
+    Ended,
+}
 
 /// The pointer. NCCL takes it from any thread, one at a time.
 pub(super) struct Raw(pub(super) ncclComm_t);
@@ -21,7 +32,7 @@ unsafe impl Send for Raw {}
 
 /// Permission to call NCCL.
 pub(super) struct Inside<'a> {
-    _lock: MutexGuard<'a, Option<Raw>>,
+    _lock: MutexGuard<'a, State>,
     pub(super) comm: ncclComm_t,
 }
 
@@ -30,12 +41,21 @@ pub(super) struct Busy;
 
 impl Handle {
     pub(super) fn set(&self, comm: ncclComm_t) {
-        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = Some(Raw(comm));
+        *self.lock() = State::Live(Raw(comm));
+    }
+
+    /// Who took it has ended it.
+    pub(super) fn ended(&self) {
+        *self.lock() = State::Ended;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// `None` once it was taken.
     pub(super) fn enter(&self) -> Option<Inside<'_>> {
-        Inside::of(self.0.lock().unwrap_or_else(|e| e.into_inner()))
+        Inside::of(self.lock())
     }
 
     /// As `enter`, but does not wait for a thread that is inside: `Busy` then.
@@ -47,23 +67,39 @@ impl Handle {
         }
     }
 
-    /// Takes it, once nobody is inside; `None` if it was taken before.
-    pub(super) fn take(&self, within: Duration) -> Result<Option<Raw>, Busy> {
+    /// Takes it, once nobody is inside; `None` if there is none or it has ended. If it was taken
+    /// before, waits for the end, unless that is `hopeless`: who is told of an end may release what
+    /// NCCL still used.
+    pub(super) fn take(&self, within: Duration, hopeless: impl Fn() -> bool) -> Result<Option<Raw>, Busy> {
         let begin = Instant::now();
         loop {
-            match self.0.try_lock() {
-                Ok(mut lock) => return Ok(lock.take()),
-                Err(TryLockError::Poisoned(e)) => return Ok(e.into_inner().take()),
-                Err(TryLockError::WouldBlock) if begin.elapsed() >= within => return Err(Busy),
-                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK),
+            let lock = match self.0.try_lock() {
+                Ok(lock) => Some(lock),
+                Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
+                Err(TryLockError::WouldBlock) => None,
+            };
+            if let Some(mut state) = lock {
+                match std::mem::replace(&mut *state, State::Taken) {
+                    State::Live(raw) => return Ok(Some(raw)),
+                    State::Taken if hopeless() => return Ok(None),
+                    State::Taken => {}
+                    over @ (State::Empty | State::Ended) => {
+                        *state = over;
+                        return Ok(None);
+                    }
+                }
             }
+            if begin.elapsed() >= within {
+                return Err(Busy);
+            }
+            std::thread::sleep(LOOK);
         }
     }
 }
 
 impl<'a> Inside<'a> {
-    fn of(lock: MutexGuard<'a, Option<Raw>>) -> Option<Self> {
-        let comm = lock.as_ref()?.0;
+    fn of(lock: MutexGuard<'a, State>) -> Option<Self> {
+        let State::Live(Raw(comm)) = *lock else { return None };
         Some(Self { _lock: lock, comm })
     }
 }

@@ -12,16 +12,21 @@ use crate::error::{Error, FailureKind, Result};
 use crate::ffi::nccl::abi::*;
 
 impl Member {
-    /// Aborts and waits for it. Does nothing if the communicator has ended or is being ended.
+    /// Aborts and waits for it, or for the end that another thread has begun.
     pub(super) fn abort(self: &Arc<Self>) -> Result<()> {
         let begin = Instant::now();
-        let raw = match self.handle.take(self.reaper_deadline) {
+        let raw = match self.handle.take(self.reaper_deadline, || self.family.stuck().is_some()) {
             Ok(Some(raw)) => raw,
             Ok(None) => return Ok(()),
             Err(Busy) => return Err(self.stuck("a call of NCCL, so ncclCommAbort cannot be called", begin)),
         };
         let member = self.clone();
-        match on_a_thread(self.reaper_deadline, move || member.call_abort(raw)) {
+        let end = move || {
+            let outcome = member.call_abort(raw);
+            member.handle.ended();
+            outcome
+        };
+        match on_a_thread(self.reaper_deadline, end) {
             Some(outcome) => outcome.map_err(|fault| self.error(fault, "abort", None, begin)),
             None => Err(self.stuck("ncclCommAbort", begin)),
         }
@@ -46,14 +51,19 @@ impl Member {
     /// Ends in good order what was issued; aborts if that fails or takes too long.
     pub(super) fn finalize(self: &Arc<Self>, deadline: Duration) -> Result<(), Fault> {
         let begin = Instant::now();
-        let raw = match self.handle.take(deadline) {
+        let raw = match self.handle.take(deadline, || true) {
             Ok(Some(raw)) => raw,
             Ok(None) => return Err(self.family.interrupted()),
             Err(Busy) => return Err(FailureKind::Timeout { stage: "another thread is inside NCCL".into() }.into()),
         };
         let member = self.clone();
         let longest = deadline.saturating_add(self.reaper_deadline);
-        on_a_thread(longest, move || member.call_finalize(raw, until(deadline))).unwrap_or_else(|| {
+        let end = move || {
+            let outcome = member.call_finalize(raw, until(deadline));
+            member.handle.ended();
+            outcome
+        };
+        on_a_thread(longest, end).unwrap_or_else(|| {
             self.stuck("ncclCommFinalize", begin);
             Err(FailureKind::Unrecoverable { what: "ncclCommFinalize".into() }.into())
         })
