@@ -125,7 +125,8 @@ typedef struct seqpar_kernels_options {
 } seqpar_kernels_options;
 
 /* Makes the kernels ready: of the host, or of the CUDA context that is current on this thread,
- * which must outlive the handle. Calls with the handle need that context, or none, to be current.
+ * which must outlive the handle. Calls with the handle need that context to be current; on a
+ * thread that has none they make it so.
  * The images must be trusted: the driver does not check them. What the handle computes does not
  * depend on threads or sms, to the bit.
  * Errors: SEQPAR_KERNELS_UNAVAILABLE without an image for this device, SEQPAR_UNSUPPORTED without
@@ -331,7 +332,7 @@ typedef struct seqpar_problem {
   int32_t kind;            /* SEQPAR_PROBLEM_* */
   int32_t strategy;
   int32_t dtype;           /* SEQPAR_F32, F16 or BF16 */
-  int32_t ranks;
+  int32_t ranks;           /* 1 to 1024 */
   int32_t ulysses;         /* usp: ranks that share heads; 0: the largest that fits */
   int32_t ring;            /* usp: ranks that share keys; 0: the others */
   int64_t batch;           /* B */

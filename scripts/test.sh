@@ -30,11 +30,12 @@ step "clippy of the default features" cargo clippy --quiet --all-targets -- -D w
 step "clippy without the command line" cargo clippy --quiet --no-default-features --lib -- -D warnings
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps "${features[@]}"
 step "tests" cargo test --no-fail-fast "${features[@]}"
+step "the candle example" cargo run --quiet --manifest-path examples/candle/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-target}/candle"
 if [ "$(uname -s)" = Linux ]; then
     # The kernels that the tests have compiled are found again by content.
     nvcc="${NVCC:-$(scripts/cuda_wheels.sh || true)}"
     kernels=(env NVCC="$nvcc" SEQPAR_KERNEL_CACHE="$PWD/${CARGO_TARGET_DIR:-target}/tmp/nvcc")
-    step "kernels in the crate" "${kernels[@]}" cargo test --quiet --features kernels --lib kernel::cuda
+    step "kernels in the crate" "${kernels[@]}" cargo test --quiet --features kernels --lib --test capi -- kernel::cuda header::
     step "clippy of the kernels" "${kernels[@]}" cargo clippy --quiet --features kernels --lib --bins -- -D warnings
 fi
 

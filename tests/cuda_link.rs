@@ -67,13 +67,15 @@ fn a_link_and_a_route_change_no_bit() {
         let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(7));
         for ranks in [2, 3] {
             for (i, world) in worlds(ranks).into_iter().enumerate() {
+                // Three ranks: what two do not have, sums of three and rings that go round.
+                if ranks == 3 && !["fastseq", "ring", "megatron"].contains(&world.strategy.name()) {
+                    continue;
+                }
                 mock.reset("late", 1);
                 let (plain, _) = run(mock, plans(&case, &world, ranks), &inputs, CudaOptions::default(), "plain");
-                for (j, (link, route)) in
-                    [(Some(LINK), Route::Device), (None, Route::Pinned), (Some(LINK), Route::Pinned)]
-                        .into_iter()
-                        .enumerate()
-                {
+                let ways = [(Some(LINK), Route::Device), (None, Route::Pinned), (Some(LINK), Route::Pinned)];
+                let ways = ways.into_iter().enumerate().filter(|(j, _)| ranks == 2 || *j == 2);
+                for (j, (link, route)) in ways {
                     let mode = MODES[(i + j) % MODES.len()];
                     mock.reset(mode, 3);
                     let mut options = CudaOptions::default();

@@ -1,40 +1,142 @@
 #!/usr/bin/env bash
-# Runs the bundle on a GPU machine. PART: tests, kernels, peers, table; none: all, in this order.
-# Each part keeps below 9 minutes, writes its log to $OUT (default: ./results) and can be repeated.
+# Runs the bundle on a GPU machine: run.sh [PART], a part being kernels, cuda, nccl, faults, peers,
+# sanitizer, soak or table; none: all but sanitizer and soak, in order of value.
+# A part keeps below 9 minutes. A program that has ended is not run again (FORCE=1: it is), so a
+# part that ran out of time is continued by running it again. LIST=1 only says what would be run.
+# Results are in $OUT (./results): NAME.jsonl and NAME.log of each program, record.json, table.txt.
 set -uo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 out="${OUT:-$here/results}"
 mkdir -p "$out"
-part="${1:-all}"
+# PyTorch's wheel brings NCCL; it is found where the loader does not know it.
+if [ -z "${SEQPAR_NCCL_PATH:-}" ] && [ -z "${SEQPAR_BUNDLE_MOCK:-}" ]; then
+    nccl="$(python3 -c 'import glob, nvidia.nccl; print(glob.glob(list(nvidia.nccl.__path__)[0] + "/lib/libnccl.so.2")[0])' 2>/dev/null)"
+    if [ -n "$nccl" ]; then export SEQPAR_NCCL_PATH="$nccl"; fi
+fi
+part_limit_s="${PART_LIMIT_S:-525}"
+code=0
 
-run_tests() {
-    local passed=0 failed=0
-    for program in "$here"/emulated_*; do
-        local log="$out/$(basename "$program").log"
-        if SEQPAR_TEST_DEVICE=cuda SEQPAR_TEST_SEED="${SEQPAR_TEST_SEED:-1}" timeout 110 "$program" --test-threads 1 > "$log" 2>&1; then
-            passed=$((passed + 1))
-            echo "ok      $(basename "$program"): $(grep '^test result' "$log")"
-        else
-            failed=$((failed + 1))
-            echo "FAILED  $(basename "$program"), see $log"
-            grep -E '^test .* FAILED|panicked|did not end' "$log" | head -20
-        fi
-    done
-    echo "$passed passed, $failed failed"
-    [ "$failed" -eq 0 ]
+# program PART NAME LIMIT_S COMMAND...: runs what has not ended yet, and says how it ended.
+program() {
+    local part="$1" name="$2" limit="$3" left status begin
+    shift 3
+    if [ -n "${LIST:-}" ]; then
+        echo "$part $name: at most $limit s: ${*//"$here"\//}"
+        return
+    fi
+    if [ -e "$out/$name.ended" ] && [ -z "${FORCE:-}" ]; then
+        echo "before  $name: $(cat "$out/$name.ended")"
+        return
+    fi
+    left=$((part_limit_s - (SECONDS - part_begin)))
+    if [ "$left" -lt 5 ]; then
+        echo "no time $name: run the part again"
+        echo "{\"part\":\"$part\",\"case\":\"$name\",\"what\":\"program\",\"skipped\":\"the time of the part was spent\"}" > "$out/$name.jsonl"
+        return
+    fi
+    if [ "$left" -lt "$limit" ]; then limit="$left"; fi
+    begin=$SECONDS
+    timeout --kill-after=5 "$limit" "$@" > "$out/$name.jsonl" 2> "$out/$name.log" < /dev/null
+    status=$?
+    case "$status" in
+        0) echo "ok      $name ($((SECONDS - begin)) s)" ;;
+        124 | 137) echo "TIME    $name: not done after $limit s" ;;
+        *) echo "FAILED  $name (status $status, $((SECONDS - begin)) s), see $out/$name.log" ;;
+    esac
+    [ "$status" -eq 0 ] || code=1
+    echo "{\"part\":\"$part\",\"case\":\"$name\",\"what\":\"program\",\"status\":$status,\"seconds\":$((SECONDS - begin)),\"limit_s\":$limit}" >> "$out/$name.jsonl"
+    case "$status" in
+        124 | 137) ;;
+        *) echo "status $status" > "$out/$name.ended" ;;
+    esac
 }
 
-code=0
-case "$part" in
-    tests | all) run_tests || code=1 ;;
+skip() { # PART NAME WHY
+    echo "skipped $2: $3"
+    if [ -z "${LIST:-}" ]; then
+        echo "{\"part\":\"$1\",\"case\":\"$2\",\"what\":\"program\",\"skipped\":\"$3\"}" > "$out/$2.jsonl"
+    fi
+}
+
+# The cases of the program gpu_world that belong to a part.
+cases() {
+    local part name limit
+    while read -r part name limit; do
+        if [ "$part" = "$1" ]; then program "$1" "$name" "$limit" "$here/gpu_world" "$name"; fi
+    done < <("$here/gpu_world" list)
+}
+
+part_kernels() {
+    local test
+    for test in "$here"/emulated_*; do
+        program kernels "$(basename "$test")" 110 env SEQPAR_TEST_DEVICE=cuda SEQPAR_TEST_SEED="${SEQPAR_TEST_SEED:-1}" \
+            "$test" --test-threads 1
+    done
+    program kernels gpu 240 "$here/gpu" --bench
+}
+
+part_cuda() {
+    if [ -x "$here/cuda_mock" ]; then
+        program cuda behaviours 60 env SEQPAR_REAL_DRIVER=1 "$here/cuda_mock" \
+            behaviours::a_real_driver_behaves_as_assumed --exact --nocapture
+    fi
+    cases cuda
+    if [ -e "$here/libseqpar.so" ] && [ -e "$here/pytorch/compare.py" ]; then
+        if python3 -c 'import torch' 2> /dev/null; then
+            program cuda pytorch 90 python3 "$here/pytorch/compare.py" "$here/libseqpar.so"
+        else
+            skip cuda pytorch "no PyTorch in python3"
+        fi
+    fi
+}
+
+part_nccl() { cases nccl; }
+part_faults() { cases faults; }
+part_soak() { cases soak; }
+
+part_peers() {
+    if python3 -c 'import torch' 2> /dev/null; then
+        program peers peers 500 python3 "$here/peers.py"
+    else
+        skip peers peers "no PyTorch in python3"
+    fi
+}
+
+part_sanitizer() {
+    local sanitizer tool
+    sanitizer="$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2> /dev/null | head -1)"
+    if [ -z "$sanitizer" ]; then
+        skip sanitizer sanitizer "compute-sanitizer was not found"
+        return
+    fi
+    for tool in memcheck synccheck initcheck racecheck; do
+        for test in emulated_small emulated_adaln emulated_gemm emulated_attention_sm90; do
+            program sanitizer "$tool-$test" 120 env SEQPAR_TEST_DEVICE=cuda SEQPAR_TEST_SEED=1 \
+                "$sanitizer" --tool "$tool" --error-exitcode 9 "$here/$test" --test-threads 1
+        done
+        program sanitizer "$tool-replays" 120 env SEQPAR_BUNDLE_REPLAYS=2 \
+            "$sanitizer" --tool "$tool" --error-exitcode 9 "$here/gpu_world" replays
+    done
+}
+
+table() {
+    if [ -n "${LIST:-}" ]; then return; fi
+    python3 "$here/table.py" "$out" | tee "$out/table.txt"
+}
+
+case "${1:-all}" in
+    all) parts=(kernels cuda nccl faults peers) ;;
+    kernels | cuda | nccl | faults | peers | sanitizer | soak) parts=("$1") ;;
+    table) parts=() ;;
+    *)
+        echo "no part $1: see the head of $0" >&2
+        exit 2
+        ;;
 esac
-case "$part" in
-    kernels | all) timeout 500 "$here/gpu" --bench | tee "$out/kernels.jsonl" || code=1 ;;
-esac
-case "$part" in
-    peers | all) timeout 500 python3 "$here/peers.py" | tee "$out/peers.jsonl" || code=1 ;;
-esac
-case "$part" in
-    table | all) python3 "$here/table.py" "$out/kernels.jsonl" "$out/peers.jsonl" "$out/record.json" || code=1 ;;
-esac
+for part in ${parts[@]+"${parts[@]}"}; do
+    part_begin=$SECONDS
+    echo "== $part"
+    "part_$part"
+done
+table
 exit "$code"

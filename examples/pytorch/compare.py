@@ -154,7 +154,7 @@ def main():
     images = sorted(glob.glob(f"{options.fatbins}/*.fatbin")) if options.fatbins else []
     kernels = seqpar_torch.Kernels(library, device, threads=torch.get_num_threads(), images=images)
     rows = Rows()
-    for dtype in [torch.bfloat16, torch.float16] + ([torch.float32] if device == "cpu" else []):
+    for dtype in [torch.bfloat16, torch.float16 if device == "cuda" else torch.float32]:
         for dim in (64, 72, 128):
             attention(rows, kernels, device, dtype, (2, 16, tokens, dim), options.repeats)
         adaln(rows, kernels, device, dtype, (2, tokens, 1152), options.repeats)

@@ -47,14 +47,13 @@ pub unsafe extern "C" fn seqpar_kernels_create(options: *const KernelsOptions, k
 /// What the header asks of its arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqpar_kernels_destroy(kernels: *mut Kernels) {
-    guard_destroy(|| {
-        let taken = take(kernels);
+    guard_destroy(|| match take(kernels) {
         #[cfg(feature = "cuda")]
-        if let Some(OfKernels { device: Device::Cuda(cuda) }) = &taken {
+        Some(OfKernels { device: Device::Cuda(cuda) }) => {
             // Without its context nothing is left to unload.
             let _ = cuda.enter();
         }
-        drop(taken);
+        _ => {}
     });
 }
 

@@ -130,7 +130,9 @@ pub unsafe extern "C" fn seqpar_nccl_finalize(nccl: *mut Nccl) -> Status {
 /// What the header asks of its arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqpar_nccl_destroy(nccl: *mut Nccl) {
-    guard_destroy(|| drop(take(nccl)));
+    guard_destroy(|| {
+        take(nccl);
+    });
 }
 
 #[cfg(feature = "nccl")]

@@ -195,7 +195,7 @@ impl Projection<'_> {
             return Ok(Vec::new());
         }
         let arrival =
-            |chunk: &QkvChunk| (!chunk.flag.is_null()).then(|| Gate { flag: chunk.flag as u64, epoch: chunk.epoch });
+            |chunk: &QkvChunk| (!chunk.flag.is_null()).then_some(Gate { flag: chunk.flag as u64, epoch: chunk.epoch });
         let arrivals: Vec<Option<Gate>> = self.chunks.iter().map(arrival).collect();
         let gates = Gates {
             arrivals: &arrivals,

@@ -52,6 +52,7 @@ pub unsafe extern "C" fn seqpar_bind(
             on_device.unbind()?;
         }
         world.slot(rank, index)?.address = Some(address);
+        world.is_bound = false;
         Ok(())
     })
 }

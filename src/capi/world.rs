@@ -29,6 +29,8 @@ pub(super) struct World {
     pub(super) strategy: &'static str,
     /// Inputs and outputs of each rank that is here, by index; `None` for temporaries.
     pub(super) slots: Vec<Vec<Option<Slot>>>,
+    /// Everything is bound, and nothing overlaps what it must not.
+    pub(super) is_bound: bool,
     /// A run was enqueued and not finished.
     pub(super) running: bool,
     pub(super) report: Option<Report>,
@@ -97,7 +99,7 @@ impl OfPrepared {
             false => Vec::new(),
         };
         let slots = plans.iter().enumerate().map(slots_of).collect();
-        Self { world: Mutex::new(World { executor, strategy, slots, running: false, report: None }) }
+        Self { world: Mutex::new(World { executor, strategy, slots, is_bound: false, running: false, report: None }) }
     }
 
     /// For one call at a time.
@@ -136,7 +138,15 @@ impl World {
     }
 
     /// Refuses what is not bound, and outputs that overlap something.
-    pub(super) fn check_bound(&self) -> Outcome {
+    pub(super) fn check_bound(&mut self) -> Outcome {
+        if !self.is_bound {
+            self.check_slots()?;
+            self.is_bound = true;
+        }
+        Ok(())
+    }
+
+    fn check_slots(&self) -> Outcome {
         let unbound = |why: String| Fault::Crate(crate::Error::Bind(why));
         let mut ranges = Vec::new();
         for (rank, slots) in self.slots.iter().enumerate() {

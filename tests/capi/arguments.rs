@@ -240,7 +240,11 @@ fn every_field_of_a_kernel_may_be_absurd() {
         let mut memory: Vec<Memory> = inputs.iter().map(Memory::of).collect();
         let tensors: Vec<_> = memory.iter_mut().map(Memory::tensor).collect();
         ok(call(kernels.0, kernel, &tensors, null_mut()));
-        refused(call(kernels.0, kernel, &tensors, 1 as *mut c_void), "SEQPAR_INVALID_ARGUMENT", "stream");
+        refused(
+            call(kernels.0, kernel, &tensors, std::ptr::dangling_mut::<c_void>()),
+            "SEQPAR_INVALID_ARGUMENT",
+            "stream",
+        );
         // Each operand absent: needed, or taken for an option that is not used.
         for absent in 0..tensors.len() {
             let mut tensors = tensors.clone();

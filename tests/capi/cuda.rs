@@ -9,7 +9,7 @@ use seqpar::capi::kernels::{Kernels, seqpar_kernels_create, seqpar_kernels_destr
 use seqpar::capi::prepare::seqpar_prepare_loopback;
 use seqpar::capi::projection::seqpar_qkv_projection;
 use seqpar::capi::report::seqpar_report;
-use seqpar::capi::run::seqpar_run;
+use seqpar::capi::run::{seqpar_bind, seqpar_finish, seqpar_run};
 use seqpar::cuda::{Context, DeviceMemory, Priority, Stream};
 use seqpar::dtype::Dtype;
 use seqpar::kernel::cuda::Arch;
@@ -166,10 +166,10 @@ fn run(ready: &Ready, bound: Vec<Bound>, inputs: &Tensors) -> Vec<(Bound, Vec<u8
     // SAFETY: what is bound is alive.
     ok(unsafe { seqpar_run(ready.0, handle(&stream)) });
     // SAFETY: as above.
-    let rebound = unsafe {
-        seqpar::capi::run::seqpar_bind(ready.0, bound[0].rank, bound[0].index, 16 as *mut c_void, bound[0].bytes)
-    };
+    let rebound = unsafe { seqpar_bind(ready.0, bound[0].rank, bound[0].index, 16 as *mut c_void, bound[0].bytes) };
     refused(rebound, "SEQPAR_INVALID_ARGUMENT", "seqpar_finish");
+    // SAFETY: alive.
+    ok(unsafe { seqpar_finish(ready.0) });
     let mut held = Vec::new();
     for (of, memory) in bound.into_iter().zip(&memory) {
         let mut bytes = vec![0; of.bytes];
@@ -316,15 +316,8 @@ fn ranks_over_nccl_have_the_bits_of_one_rank() {
             let ready = Ready(prepared);
             let elsewhere = &world.bound_of(1 - rank as usize)[0];
             // SAFETY: the rank is refused.
-            let bound = unsafe {
-                seqpar::capi::run::seqpar_bind(
-                    ready.0,
-                    elsewhere.rank,
-                    elsewhere.index,
-                    16 as *mut c_void,
-                    elsewhere.bytes,
-                )
-            };
+            let bound =
+                unsafe { seqpar_bind(ready.0, elsewhere.rank, elsewhere.index, 16 as *mut c_void, elsewhere.bytes) };
             refused(bound, "SEQPAR_INVALID_ARGUMENT", "is not here");
             let held = run(&ready, world.bound_of(rank as usize), &inputs);
             drop(ready);

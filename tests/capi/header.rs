@@ -6,7 +6,7 @@ use seqpar::capi::status::{seqpar_features, seqpar_version};
 
 use crate::declarations::{c_name, code, header, in_header, in_rust};
 use crate::layouts::{Bindings, c99, compile, cpp17};
-use crate::library::library;
+use crate::library::{feature_sets, library_of};
 use crate::name_of;
 
 #[test]
@@ -39,14 +39,17 @@ fn every_declared_function_is_behind_it_with_the_same_types() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn the_library_exports_what_is_declared_and_nothing_else() {
-    let listed = Command::new("nm").args(["-D", "--defined-only"]).arg(library()).output().unwrap();
-    assert!(listed.status.success());
-    let text = String::from_utf8(listed.stdout).unwrap();
-    let mut exported: Vec<&str> = text.lines().filter_map(|line| line.split(' ').nth(2)).collect();
-    exported.sort_unstable();
     let declared = in_header();
-    assert_eq!(exported, declared.keys().map(String::as_str).collect::<Vec<_>>());
+    for features in feature_sets() {
+        let listed = Command::new("nm").args(["-D", "--defined-only"]).arg(library_of(features)).output().unwrap();
+        assert!(listed.status.success());
+        let text = String::from_utf8(listed.stdout).unwrap();
+        let mut exported: Vec<&str> = text.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+        exported.sort_unstable();
+        assert_eq!(exported, declared.keys().map(String::as_str).collect::<Vec<_>>(), "features {features:?}");
+    }
 }
 
 #[test]

@@ -194,7 +194,7 @@ fn what_is_not_checked_or_bound_is_refused() {
             ready.bind(of, address.cast());
         }
         ready.run(null_mut());
-        refused(seqpar_run(ready.0, 1 as *mut _), "SEQPAR_INVALID_ARGUMENT", "stream");
+        refused(seqpar_run(ready.0, std::ptr::dangling_mut()), "SEQPAR_INVALID_ARGUMENT", "stream");
         // An output on top of an input.
         let (input, output) = (bound.iter().position(|b| !b.writes).unwrap(), bound.iter().find(|b| b.writes).unwrap());
         ready.bind(output, addresses[input].cast());

@@ -10,7 +10,7 @@ use seqpar::comm::signature::{Category, Signature, agree, signatures};
 use seqpar::comm::watchdog::{Options, Probe, Watchdog};
 use seqpar::error::{Error, Failure, FailureKind};
 use seqpar::plan::{CommKind, Plan};
-use seqpar::rendezvous::{MemoryStore, Store};
+use seqpar::rendezvous::{MemoryStore, Store, VALUE_BYTES_MAX};
 
 use super::plans::{FIELDS, Step, differing, plan, steps};
 
@@ -169,20 +169,23 @@ fn a_rank_that_does_not_compare_is_named_at_the_deadline() {
 
 #[test]
 fn plans_longer_than_a_value_of_the_store_are_compared_whole() {
-    let long = |seed: usize| -> Vec<Step> {
-        let step = |i: usize| Step { tag: i as u32, rows: if i == 4000 { seed } else { 1 }, ..steps()[0] };
-        (0..4100).map(step).collect()
+    // An all-gather is itself and six messages.
+    let ops = VALUE_BYTES_MAX / (7 * Signature::BYTES) + 500;
+    let at = ops - 100;
+    let long = |rows: usize| -> Vec<Step> {
+        let step = |i: usize| Step { tag: i as u32, rows: if i == at { rows } else { 1 }, ..steps()[0] };
+        (0..ops).map(step).collect()
     };
     let plans = |odd: usize| -> Vec<Plan> {
         (0..WORLD).map(|rank| plan(rank, WORLD, &long(if rank == odd { 2 } else { 1 }))).collect()
     };
-    assert!(signatures(&plans(9)[0]).len() * Signature::BYTES > 10 * seqpar::rendezvous::VALUE_BYTES_MAX);
+    assert!(signatures(&plans(9)[0]).len() * Signature::BYTES > VALUE_BYTES_MAX);
     for said in agree_all(&plans(9), Duration::from_secs(20)) {
         said.unwrap();
     }
     for said in agree_all(&plans(1), Duration::from_secs(20)) {
         let failure = failure(said.unwrap_err());
-        assert_eq!((failure.seq, failure.culprits.as_slice()), (Some(4000), [1].as_slice()), "{failure}");
+        assert_eq!((failure.seq, failure.culprits.as_slice()), (Some(at as u64), [1].as_slice()), "{failure}");
     }
 }
 

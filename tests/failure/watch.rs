@@ -265,6 +265,26 @@ impl Store for Cut {
 }
 
 #[test]
+fn a_rank_that_has_started_has_given_a_sign_of_life() {
+    // Whoever ends at once is noticed only if it was seen to live before.
+    for _ in 0..20 {
+        let store = memory();
+        let (dog, _) = start(&store, 0, 2, options());
+        assert!(store.read("watch/beat/0").unwrap().is_some());
+        dog.goodbye();
+    }
+    // A store that hangs does not hold the start.
+    let cut = Cut::new(&memory());
+    cut.be(How::Hangs);
+    let store: Arc<dyn Store> = cut.clone();
+    let begin = Instant::now();
+    let (dog, _) = start(&store, 0, 2, options());
+    assert!(begin.elapsed() < ms(800), "{:?}", begin.elapsed());
+    cut.be(How::Whole);
+    drop(dog);
+}
+
+#[test]
 fn a_store_that_hangs_keeps_no_deadline_from_passing() {
     let cut = Cut::new(&memory());
     let store: Arc<dyn Store> = cut.clone();
@@ -492,7 +512,7 @@ fn options_that_make_no_sense_are_refused() {
 
 /// An empty folder of this test's.
 pub(crate) fn scratch(name: &str) -> std::path::PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("failure").join(format!("{name}-{}", std::process::id()));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("failure").join(name);
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     folder

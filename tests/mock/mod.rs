@@ -13,7 +13,7 @@
 //! Not modelled: real time and bandwidth, priorities, programmatic dependent launch (full order),
 //! allocation nodes, child graphs, managed memory; what another process does with lent memory; of NCCL
 //! a collective that is half done. The host's own accesses of pinned memory are not seen. What the mock
-//! assumes of a driver is in `tests/cuda_mock/behaviours.rs`,
+//! assumes of a driver is in `tests/cuda_mock/behaviours`,
 //! which also runs on a real one.
 #![allow(dead_code, unreachable_pub)]
 

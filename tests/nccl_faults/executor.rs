@@ -121,7 +121,12 @@ fn a_death_that_nccl_notices_ends_all_ranks_at_once() {
         let inputs = inputs();
         for (name, mode) in STRATEGIES.into_iter().zip(MODES) {
             let plans = plans(name, [7, 6]);
-            for faults in ["die=1:2 death=remote", "die=0:1 death=neighbours", "comm_error=1:2=2"] {
+            reset(mock, mode, "");
+            run(&plans, &inputs, false, NEVER).unwrap();
+            // In the second run: every rank has issued something, so there is an op to name.
+            let at = operations(mock) / 2 + 1;
+            for fault in ["die=1:AT death=remote", "die=0:AT death=neighbours", "comm_error=1:AT=2"] {
+                let faults = &fault.replace("AT", &at.to_string());
                 reset(mock, mode, faults);
                 let at = format!("{name}, {faults}, {mode}");
                 let begin = Instant::now();
@@ -203,18 +208,18 @@ fn every_call_of_nccl_fails_once() {
     });
 }
 
-/// The clean-up after a failure fails as well: the first failure is told, and nothing is left.
+/// The clean-up after a failure fails as well. NCCL does not say what the device still does then, so
+/// its memory is left behind rather than given back; the op is named all the same.
 #[test]
-fn an_abort_that_fails_changes_nothing() {
+fn an_abort_that_fails_is_still_an_error_that_names_the_op() {
     on_mock(|mock| {
         let (inputs, plans) = (inputs(), plans("ring", [7, 6]));
         for rank in 0..RANKS {
             reset(mock, "late", &format!("die=1:2 death=remote fail=ncclCommAbort@{rank}:1=3"));
-            let failed = fails(mock, &plans, &inputs, false, NEVER, "an abort");
-            assert!(
-                matches!(failed.kind, FailureKind::PeerLost { .. } | FailureKind::Unrecoverable { .. }),
-                "{failed}"
-            );
+            let begin = Instant::now();
+            let failed = failure(run(&plans, &inputs, false, NEVER).unwrap_err());
+            assert!(begin.elapsed() < Duration::from_secs(30), "{failed}");
+            assert!(matches!(failed.kind, FailureKind::PeerLost { .. } | FailureKind::Unrecoverable { .. }), "{failed}");
             assert!(!failed.op.is_empty(), "{failed}");
         }
     });

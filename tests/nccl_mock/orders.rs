@@ -1,7 +1,9 @@
 //! What NCCL orders and what it does not: exchanges with all waits are right and clean on every
 //! schedule, eager and as a graph; without one of them a race is reported on every schedule.
 
-use seqpar::cuda::{DeviceMemory, capture, copy_device_to_device};
+use std::sync::Barrier;
+
+use seqpar::cuda::{Context, DeviceMemory, Priority, Stream, capture, copy_device_to_device};
 
 use crate::mock::{MODES, Mock, on_mock};
 use crate::world::{Rank, run};
@@ -215,6 +217,42 @@ fn a_send_orders_the_receiver_alone() {
                 });
                 let raced = mock.reports().iter().any(|report| report.starts_with("RACE"));
                 assert_eq!(raced, backwards, "{mode}: {:?}", mock.reports());
+            }
+        }
+    });
+}
+
+/// A thread knows of the device what it has waited for itself; that another thread of the host told
+/// it is not seen, unless by the end of all of them.
+#[test]
+fn what_one_thread_has_seen_another_has_not() {
+    on_mock(|mock| {
+        for mode in MODES {
+            for (host, races) in [("one", false), ("thread", true)] {
+                mock.reset(mode, 1);
+                mock.configure(&format!("devices=1 host={host}"));
+                let _context = Context::primary(0).unwrap();
+                let [memory, other] = [(); 2].map(|()| DeviceMemory::new(64).unwrap());
+                let turn = Barrier::new(2);
+                mock.ranks(2, |rank| {
+                    let _context = Context::primary(0).unwrap();
+                    let stream = Stream::new(Priority::Low).unwrap();
+                    let mine = if rank == 0 { &memory } else { &other };
+                    turn.wait();
+                    mine.fill(1, &stream).unwrap();
+                    stream.synchronize().unwrap();
+                    turn.wait();
+                    if rank == 1 {
+                        memory.fill(2, &stream).unwrap();
+                        stream.synchronize().unwrap();
+                    }
+                });
+                let raced = mock.reports().iter().any(|report| report.starts_with("RACE"));
+                assert_eq!(raced, races, "{mode} host={host}: {:?}", mock.reports());
+                let before = mock.reports();
+                let mut bytes = [0; 64];
+                memory.read(0, &mut bytes, &Stream::new(Priority::Low).unwrap()).unwrap();
+                assert_eq!((bytes, mock.reports()), ([2; 64], before), "{mode} host={host}: threads were joined");
             }
         }
     });

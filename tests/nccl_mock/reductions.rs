@@ -98,7 +98,7 @@ fn e4m3(x: i32) -> u8 {
         return 0;
     }
     let exponent = magnitude.ilog2();
-    assert!(magnitude % (1 << exponent.saturating_sub(3)) == 0, "{x} is not exact");
+    assert!(magnitude.is_multiple_of(1 << exponent.saturating_sub(3)), "{x} is not exact");
     let mantissa = if exponent >= 3 { magnitude >> (exponent - 3) } else { magnitude << (3 - exponent) } & 7;
     u8::from(x < 0) << 7 | ((exponent + 7) << 3 | mantissa) as u8
 }

@@ -57,8 +57,8 @@ fn a20_a_host_with_few_descriptors() {
     guarded(|| {
         let mut host = Process::start("machine few");
         let address = host.line("address: ").unwrap();
-        let strangers: Vec<_> = (0..300).map(|_| TcpStream::connect(&address).unwrap()).collect();
         let begin = Instant::now();
+        let strangers: Vec<_> = (0..300).map(|_| TcpStream::connect(&address).unwrap()).collect();
         let deadline = begin + Duration::from_secs(10);
         let client = TcpStore::connect(&address, 1, &key(), &TcpOptions::default(), deadline).unwrap();
         client.set("a", b"b").unwrap();

@@ -1,6 +1,7 @@
 //! Ranks of a job as threads, or as processes that are this test binary again.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -61,9 +62,12 @@ pub fn folder() -> PathBuf {
     folder
 }
 
-/// An address that nobody listens on now.
+/// An address that nobody listens on. It lies below the ports that systems hand out, since tests
+/// beside this one are handed many, and is drawn at random, since others draw too.
 pub fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    let draw = |i: u32| 12_000 + (RandomState::new().hash_one((std::process::id(), i)) % 20_000) as u16;
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    format!("127.0.0.1:{}", (0..100).map(draw).find(free).unwrap())
 }
 
 impl Place {

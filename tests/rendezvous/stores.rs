@@ -13,6 +13,7 @@ fn ends() -> Vec<Ends> {
     let memory: Arc<dyn Store> = Arc::new(MemoryStore::default());
     let folder = crate::file::folder();
     let file = || Arc::new(FileStore::open(&folder, "contract").unwrap()) as Arc<dyn Store>;
+    #[cfg_attr(not(feature = "nccl"), allow(unused_mut))]
     let mut all = vec![("memory", memory.clone(), memory), ("file", file(), file())];
     #[cfg(feature = "nccl")]
     {

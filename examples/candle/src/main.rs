@@ -1,6 +1,6 @@
 //! seqpar's attention inside candle, beside candle's own: values and time on the same tensors.
 //!
-//! `cargo run --release` on the host; `cargo run --release --features cuda` on a GPU.
+//! `cargo run --release [TOKENS]` on the host, with `--features cuda` on a GPU.
 
 mod attention;
 
@@ -11,11 +11,11 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 fn main() -> Result<()> {
     let (device, op) = op()?;
+    let tokens = std::env::args().nth(1).and_then(|tokens| tokens.parse().ok()).unwrap_or(77);
     let dtypes: &[DType] = if device.is_cpu() { &[DType::F32, DType::BF16] } else { &[DType::F16, DType::BF16] };
     for &dtype in dtypes {
-        // Text to image in a small DiT, and rows of a framework that keeps heads inside: strides.
-        compare(&device, &op, dtype, [2, 8, 77, 64], false)?;
-        compare(&device, &op, dtype, [1, 16, 256, 72], true)?;
+        compare(&device, &op, dtype, [2, 8, tokens, 64], false)?;
+        compare(&device, &op, dtype, [1, 16, tokens, 72], true)?;
     }
     Ok(())
 }

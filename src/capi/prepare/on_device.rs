@@ -96,8 +96,7 @@ impl Drop for OnDevice {
 
 /// As given, and what the kernels were told.
 pub(crate) fn options(cuda: &Cuda, given: Option<CudaOptions>) -> Outcome<cuda::CudaOptions> {
-    let mut options = cuda::CudaOptions::default();
-    options.sms = cuda.sms;
+    let mut options = cuda::CudaOptions { sms: cuda.sms, ..cuda::CudaOptions::default() };
     if let Some(given) = given {
         if flag(given.gates_as_flags, "gates_as_flags")? {
             options.gates = Gates::Flags;

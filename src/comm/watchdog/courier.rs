@@ -95,6 +95,10 @@ fn round(
     }
     let positions = comms.iter().map(|comm| comm.position()).collect();
     store.set(&keys.beat(shared.rank), &Beat { count, positions }.to_bytes())?;
+    if !shared.state().has_beaten {
+        shared.state().has_beaten = true;
+        shared.changed.notify_all();
+    }
     for _ in 0..RANKS_A_ROUND.min(world) {
         let rank = *next % world;
         *next = rank + 1;

@@ -12,7 +12,7 @@
 //! if it was silent for [`Options::lost_after`] and nothing says that its process lives. A rank
 //! that only stands still is named by the [`FailureKind::Timeout`] of the op that waits for it.
 //! It assumes that ranks say goodbye before they end. It knows no device, and no call of it
-//! blocks, except that dropping it may take [`Options::stop_within`]. Tests: `tests/failure/`.
+//! blocks, except that starting and dropping it may take [`Options::stop_within`] each. Tests: `tests/failure/`.
 
 mod courier;
 mod message;
@@ -87,7 +87,8 @@ pub struct Watchdog {
 
 impl Watchdog {
     /// Starts to watch as `rank` of `world`. `presence` is this rank's, if ranks of this host have
-    /// a folder for them.
+    /// a folder for them. Returns when the first sign of life is in the store, so that others notice
+    /// from then on how this rank ends; or after [`Options::stop_within`] without it.
     ///
     /// # Errors
     /// Options that make no sense, and a system without threads to give.
@@ -135,6 +136,7 @@ impl Watchdog {
             shared.ended();
             return Err(refuse(error));
         }
+        shared.wait_for_first_beat();
         Ok(watchdog)
     }
 
@@ -210,6 +212,8 @@ struct State {
     /// Since when the store has failed, and what it says.
     unreachable: Option<(Instant, String)>,
     stop: Option<Stop>,
+    /// This rank's first sign of life is in the store.
+    has_beaten: bool,
     threads: usize,
 }
 
@@ -222,6 +226,7 @@ impl State {
             first: None,
             unreachable: None,
             stop: None,
+            has_beaten: false,
             threads: 0,
         }
     }
@@ -238,6 +243,19 @@ impl Shared {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || state.stop.is_some() || wakes(&state) {
+                return;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn wait_for_first_beat(&self) {
+        let until = Instant::now() + self.options.stop_within;
+        let mut state = self.state();
+        while !state.has_beaten {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                log::warn!("rank {}: the store is slow to take the first sign of life", self.rank);
                 return;
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;

@@ -62,6 +62,8 @@ pub use prepared::{CudaOptions, External, ExternalCall, Prepared, Route, prepare
 pub use prepared::{prepare_lowered, prepare_rank_lowered};
 #[cfg(feature = "nccl")]
 pub use rank_threads::RankThreads;
+#[doc(hidden)]
+pub use tensors::with_tensors;
 pub use tensors::{Outputs, gathered, run_local, run_tensors};
 pub use transport::Transport;
 #[cfg(feature = "nccl")]

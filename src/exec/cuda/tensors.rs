@@ -39,17 +39,30 @@ pub fn run_local(
     inputs: &BTreeMap<String, HostTensor>,
     times: usize,
 ) -> Result<(Outputs, Report)> {
+    with_tensors(prepared, inputs, |bound, stream, outputs| {
+        let report = run_times(bound, stream, times)?;
+        Ok((outputs()?, report))
+    })
+}
+
+/// Hands what is bound to whole tensors to `work`, with the stream to run it on and what reads the
+/// outputs of the last run: for tests and measurements of many runs.
+#[doc(hidden)]
+pub fn with_tensors<T>(
+    prepared: &Prepared,
+    inputs: &BTreeMap<String, HostTensor>,
+    work: impl FnOnce(&mut Bound<'_>, &Stream, &dyn Fn() -> Result<Outputs>) -> Result<T>,
+) -> Result<T> {
     let stream = Stream::new(Priority::Low)?;
     let mut memory = Buffers::upload(&prepared.buffers, inputs, &stream)?;
     // `memory` holds every input and output and lives longer than `bound`.
     let mut bound = Bound::new(prepared, &memory.addresses())?;
-    let report = run_times(&mut bound, &stream, times);
+    let result = work(&mut bound, &stream, &|| memory.download(&prepared.buffers, &stream));
     drop(bound);
     if prepared.is_wedged() {
         memory.leave();
     }
-    let report = report?;
-    Ok((memory.download(&prepared.buffers, &stream)?, report))
+    result
 }
 
 fn run_times(bound: &mut Bound<'_>, stream: &Stream, times: usize) -> Result<Report> {

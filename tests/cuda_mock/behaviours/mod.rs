@@ -50,7 +50,7 @@ const TABLE: &[(&str, Program, &str)] = &[
     ("pinned memory has one address for both sides", memory::pinned_from_the_device, "5"),
     ("freeing what work under way uses: device, pinned", memory::freed_while_used, "SUCCESS SUCCESS done"),
     ("a mapped handle closed that was never opened", memory::closed_unopened, "INVALID_VALUE"),
-    ("access to itself as a peer, to the own context", memory::own_peer, "0 INVALID_DEVICE"),
+    ("access to itself as a peer, to the own context", memory::own_peer, "0 INVALID_CONTEXT"),
     ("a flag at an odd address", streams::odd_flag, "INVALID_VALUE"),
     (
         "a flag: below the value, at it, beyond it, half the numbers beyond it",
@@ -105,7 +105,12 @@ fn called(mock: &Mock) -> BTreeSet<String> {
 fn every_function_that_the_crate_calls_is_in_the_table() {
     on_mock(|mock| {
         mock.reset("eager", 1);
-        let of_all = std::thread::spawn(|| drop(Setup::new())).join().map(|()| called(mock)).unwrap();
+        let of_all = std::thread::spawn(|| {
+            Setup::new();
+        })
+        .join()
+        .map(|()| called(mock))
+        .unwrap();
         let mut called_by_rows = BTreeSet::new();
         for (name, program, outcome) in TABLE {
             mock.reset("eager", 1);
@@ -126,8 +131,8 @@ fn every_function_that_the_crate_calls_is_in_the_table() {
                 }
             }
         }
-        // What ends a mapping needs a second process: tests/peer.
-        missing.remove("cuIpcCloseMemHandle");
+        // Texts are not counted as calls; the row of the driver asks for them.
+        missing.retain(|name| !name.starts_with("cuGetError"));
         assert!(missing.is_empty(), "no row is about {missing:?}");
     });
 }

@@ -127,7 +127,8 @@ CUresult cuCtxGetStreamPriorityRange(int* least, int* greatest) {
 CUresult cuCtxEnablePeerAccess(CUcontext peer, unsigned int flags) {
   MOCK_CALL(kContext);
   MOCK_ALIVE(peer);
-  if (flags || peer == current_context()) return CUDA_ERROR_INVALID_VALUE;
+  if (flags) return CUDA_ERROR_INVALID_VALUE;
+  if (peer == current_context()) return CUDA_ERROR_INVALID_CONTEXT;
   const bool fresh = current_context()->peers.insert(peer).second;
   return fresh ? CUDA_SUCCESS : CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED;
 }
