@@ -277,7 +277,8 @@ fn unsafe_violations(name: &str, text: &str) -> Vec<String> {
                 continue;
             }
             // The type of a pointer to an unsafe function promises nothing by itself.
-            if rest.trim_start().starts_with("fn(") {
+            let abi = |c: char| c == '"' || c == 'C' || c == ' ';
+            if rest.trim_start().trim_start_matches("extern").trim_start_matches(abi).starts_with("fn(") {
                 continue;
             }
             if !at_home {

@@ -142,9 +142,9 @@ fn unsuitable_flags_are_usage_errors() {
         &folder,
         "atention",
         2,
-        &["atention", "attention, layer, dit, sample, plan, simulate, bench, report or kernels"],
+        &["atention", "attention, layer, dit, sample, plan, simulate, bench, report, kernels or flight"],
     );
-    refused(&folder, "", 2, &["attention, layer, dit, sample, plan, simulate, bench, report or kernels"]);
+    refused(&folder, "", 2, &["attention, layer, dit, sample, plan, simulate, bench, report, kernels or flight"]);
 }
 
 #[test]

@@ -88,12 +88,13 @@ fn torn() -> Failure {
 #[test]
 fn after_a_failure_every_call_is_poisoned_at_once_with_one_cause() {
     let store = memory();
-    let options = Options { deadline: ms(100), ..options() };
+    // Long enough for signs of life that say who has begun.
+    let options = Options { deadline: ms(400), ..options() };
     let ranks: Vec<_> = (0..3).map(|rank| start(&store, rank, 3, options.clone())).collect();
     ranks.iter().take(2).for_each(|(_, watch)| begin(watch, 0, None));
     let mut causes = Vec::new();
     for (_, watch) in &ranks {
-        let (first, _) = learn(watch, ms(700));
+        let (first, _) = learn(watch, ms(1500));
         assert!(!matches!(first.kind, FailureKind::Poisoned { .. }), "{first}");
         for i in 0..1000 {
             let begin = Instant::now();

@@ -150,6 +150,21 @@ impl Peers {
         Err(error)
     }
 
+    /// Fails once a rank has aborted, whether or not its process is there: what it sends from then
+    /// on means nothing. Always asks the store.
+    ///
+    /// # Errors
+    /// As [`Peers::health`], and a store that cannot be reached.
+    pub fn is_whole(&self) -> Result<()> {
+        let shared = &self.shared;
+        let is_well = shared.state().failure.is_none() && shared.store.read(&shared.key("failed"))?.is_none();
+        if is_well {
+            return Ok(());
+        }
+        shared.state().asked = Instant::now().checked_sub(HEALTH_PERIOD).unwrap_or_else(Instant::now);
+        self.health()
+    }
+
     /// Ends the family: tells the other ranks why, and ends every wait of this one. On a thread on
     /// which the rank's context is current. Again: ends the waits that have come since.
     pub fn abort(&self, why: &str) {

@@ -20,7 +20,7 @@ impl Bound<'_> {
     /// communicators are aborted then.
     pub fn finish(&mut self) -> Result<Report> {
         let begin = Instant::now();
-        if let Err(error) = self.ended(begin) {
+        if let Err(error) = self.ended(begin).and_then(|()| self.prepared.transport.is_whole()) {
             return Err(self.given_up(error));
         }
         self.prepared.transport.ended();

@@ -39,7 +39,7 @@ CUresult order_with_default_stream(CUstream stream, Operation& op) {
 }  // namespace
 
 bool gives_up(const char* name) {
-  for (const char* word : {"Destroy", "Free", "Unload", "Release", "Close", "Abort", "Deregister"}) {
+  for (const char* word : {"Destroy", "Free", "Unload", "Release", "EndCapture", "Close", "Abort", "Deregister"}) {
     if (strstr(name, word)) return true;
   }
   return false;

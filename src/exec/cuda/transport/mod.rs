@@ -118,6 +118,17 @@ impl Transport {
         }
     }
 
+    /// Fails if work has ended only because it was aborted: what it wrote means nothing then.
+    pub(super) fn is_whole(&self) -> Result<()> {
+        match self {
+            Self::Loopback => Ok(()),
+            #[cfg(feature = "nccl")]
+            Self::Nccl(agreed) => agreed.is_whole(),
+            #[cfg(feature = "nccl")]
+            Self::Peer(joined) => joined.peers().is_whole(),
+        }
+    }
+
     /// A run has ended well.
     pub(super) fn ended(&self) {
         match self {

@@ -219,6 +219,12 @@ impl Agreed {
         family.members.iter().try_for_each(|(_, communicator)| communicator.async_error())
     }
 
+    /// Fails once a communicator was aborted.
+    pub(super) fn is_whole(&self) -> Result<()> {
+        let was_aborted = self.nccl.abort_handles().iter().any(|handle| handle.has_ended());
+        if was_aborted { self.health() } else { Ok(()) }
+    }
+
     /// The device is done with all that was issued.
     pub(super) fn ended(&self) {
         let family = self.nccl.family();
