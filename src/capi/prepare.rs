@@ -31,7 +31,7 @@ pub unsafe extern "C" fn seqpar_prepare_host(
         let plans = held(plans)?;
         let checked = plans.checked()?;
         let options = growing_or_none(options)?.map_or_else(|| Ok(host::HostOptions::default()), host_options)?;
-        let executor = Executor::Host { prepared: host::prepare(checked.to_vec(), options)?, report: None };
+        let executor = Executor::Host { prepared: Box::new(host::prepare(checked.to_vec(), options)?), report: None };
         give(OfPrepared::world(checked, executor, plans.strategy), prepared)
     })
 }

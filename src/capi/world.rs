@@ -39,7 +39,7 @@ pub(super) struct World {
 /// Where plans run.
 pub(super) enum Executor {
     Host {
-        prepared: host::Prepared,
+        prepared: Box<host::Prepared>,
         /// Of a run that was not finished.
         report: Option<Report>,
     },

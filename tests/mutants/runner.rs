@@ -21,6 +21,15 @@ impl Binaries {
     pub fn build(names: &[&str]) -> Self {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["test", "--no-run", "--message-format=json"]);
+        // As this test was built: another set would take the place of the library that others link.
+        let sets = [
+            ("nccl", cfg!(feature = "nccl")),
+            ("torchrun", cfg!(feature = "torchrun")),
+            ("nvtx", cfg!(feature = "nvtx")),
+        ];
+        sets.iter().filter(|(_, on)| *on).for_each(|(feature, _)| {
+            cargo.args(["--features", feature]);
+        });
         names.iter().for_each(|name| {
             cargo.args(["--test", name]);
         });

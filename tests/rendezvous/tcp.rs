@@ -146,6 +146,6 @@ fn a_wait_ends_when_the_host_goes() {
         drop(host);
         let (kind, _, culprits) = kind(waits.join().unwrap().unwrap_err());
         assert!(matches!(kind, FailureKind::PeerLost { .. }) && culprits == [0], "{kind:?}");
-        assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     });
 }
