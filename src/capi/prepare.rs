@@ -87,7 +87,7 @@ pub unsafe extern "C" fn seqpar_prepare_loopback(
             super::device::Device::Host { .. } => Err(host_kernels()),
             #[cfg(feature = "cuda")]
             super::device::Device::Cuda(cuda) => {
-                let executor = Executor::Device(on_device::OnDevice::loopback(cuda, checked, options)?);
+                let executor = Executor::Device(Box::new(on_device::OnDevice::loopback(cuda, checked, options)?));
                 give(OfPrepared::world(checked, executor, plans.strategy), prepared)
             }
         }
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn seqpar_prepare_rank(
         {
             let super::device::Device::Cuda(cuda) = &kernels.device else { return Err(host_kernels()) };
             let (on_device, rank) = nccl.prepared(cuda, checked, options)?;
-            let executor = Executor::Device(on_device);
+            let executor = Executor::Device(Box::new(on_device));
             give(OfPrepared::one(checked, rank, executor, plans.strategy), prepared)
         }
         #[cfg(not(feature = "nccl"))]

@@ -44,7 +44,7 @@ pub(super) enum Executor {
         report: Option<Report>,
     },
     #[cfg(feature = "cuda")]
-    Device(super::prepare::on_device::OnDevice),
+    Device(Box<super::prepare::on_device::OnDevice>),
 }
 
 impl std::fmt::Debug for Executor {
