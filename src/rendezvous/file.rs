@@ -16,13 +16,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::store::{Store, VALUE_BYTES_MAX, check, timeout, unusable};
+use super::store::{Store, VALUE_BYTES_MAX, check, polled, unusable};
 use crate::error::Result;
-
-const POLL_FIRST: Duration = Duration::from_millis(10);
-const POLL_MAX: Duration = Duration::from_millis(50);
 
 /// A store in a shared folder.
 #[derive(Debug)]
@@ -141,18 +138,7 @@ impl Store for FileStore {
 
     fn wait(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
         check(key, &[])?;
-        let (begin, mut pause) = (Instant::now(), POLL_FIRST);
-        loop {
-            if let Some(value) = self.contents(key)? {
-                return Ok(value);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(timeout(key, begin));
-            }
-            std::thread::sleep(pause.min(left));
-            pause = (pause * 2).min(POLL_MAX);
-        }
+        polled(key, deadline, || self.contents(key))
     }
 
     fn claim(&self, key: &str, value: &[u8]) -> Result<Vec<u8>> {

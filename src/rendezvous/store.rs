@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Failure, FailureKind, Result};
 
@@ -45,6 +45,23 @@ pub(super) fn check(key: &str, value: &[u8]) -> Result<()> {
         return Err(unusable(format!("a value of {} bytes under \"{key}\": at most {VALUE_BYTES_MAX}", value.len())));
     }
     Ok(())
+}
+
+/// [`Store::wait`] of a store that can only be asked.
+pub(super) fn polled(key: &str, deadline: Instant, read: impl Fn() -> Result<Option<Vec<u8>>>) -> Result<Vec<u8>> {
+    const LONGEST: Duration = Duration::from_millis(50);
+    let (begin, mut pause) = (Instant::now(), Duration::from_millis(10));
+    loop {
+        if let Some(value) = read()? {
+            return Ok(value);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(timeout(key, begin));
+        }
+        std::thread::sleep(pause.min(left));
+        pause = (pause * 2).min(LONGEST);
+    }
 }
 
 /// Nobody set `key` in time.

@@ -21,7 +21,7 @@ use std::net::TcpStream;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::store::{Store, VALUE_BYTES_MAX, check, failure, timeout, unusable};
+use super::store::{Store, VALUE_BYTES_MAX, check, failure, polled, unusable};
 use super::stream::{connect_by, read_by, resolve_by, write_by};
 use crate::error::{Error, FailureKind, Result};
 
@@ -39,8 +39,6 @@ const PREFIX: &str = "/seqpar/";
 /// Stands before every value.
 const FILLED: u8 = b'=';
 
-const POLL_FIRST: Duration = Duration::from_millis(10);
-const POLL_MAX: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_millis(20);
 
 /// How long the agent may take to answer.
@@ -105,18 +103,7 @@ impl Store for TorchStore {
     }
 
     fn wait(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
-        let (begin, mut pause) = (Instant::now(), POLL_FIRST);
-        loop {
-            if let Some(value) = self.read(key)? {
-                return Ok(value);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(timeout(key, begin));
-            }
-            std::thread::sleep(pause.min(left));
-            pause = (pause * 2).min(POLL_MAX);
-        }
+        polled(key, deadline, || self.read(key))
     }
 
     fn claim(&self, key: &str, claimed: &[u8]) -> Result<Vec<u8>> {
