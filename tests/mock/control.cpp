@@ -120,6 +120,7 @@ void mock_hosts(int count) {
 void mock_host_entered(void) {
   Engine& engine = Engine::shared();
   Lock lock(engine.mutex);
+  engine.seen_host();
   engine.host_entered();
 }
 

@@ -61,10 +61,10 @@ void Engine::submit(Lock&, Queue& queue, const OperationPtr& op) {
   op->generation = generation_;
   op->queue = &queue;
   op->sequence = ++queue.sequence;
+  seen_host();
   op->host = host();
   queue.pending.push_back(op);
   queue.last = op;
-  seen_host();
   if (op->arrive) op->arrive(*op);
   changed();
 }

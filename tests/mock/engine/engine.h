@@ -48,12 +48,15 @@ class Engine {
   void learn(const Operation& op) { learn(op.clock); }
   void learn(const Clock& clock);
   // What the calling thread knows to have ended; with host=thread its own knowledge, which starts
-  // as that of all.
+  // as that of all at its first call.
   Clock& host();
   // What all threads know: another thread has told the calling one.
   void handoff() { join(host(), host_); }
   // A thread of the host called.
-  void seen_host() { host_threads_.insert(std::this_thread::get_id()); }
+  void seen_host() {
+    host_threads_.insert(std::this_thread::get_id());
+    host();
+  }
   // From now on `count` threads alone act, those that enter: when all of them wait, nothing will
   // come. 0: unknown.
   void hosts(int count);
