@@ -131,7 +131,11 @@ fn fail(fault: Fault) {
         Fault::Panic => panic!("out of paper"),
         Fault::Exit => std::process::exit(0),
         Fault::Kill => signal("KILL", &me),
-        Fault::Stop => signal("STOP", &me),
+        Fault::Stop => {
+            signal("STOP", &me);
+            // It is the process that stops: this thread may run on until another has seen the signal.
+            std::thread::sleep(DEADLINE);
+        }
     }
 }
 
