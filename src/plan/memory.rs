@@ -9,7 +9,7 @@
 //! `tests/plan_properties.rs` places random plans.
 
 use super::order::HappensBefore;
-use super::{BufferId, OpId, Plan, Role};
+use super::{OpId, Plan, Role};
 use crate::error::{Error, Result};
 
 /// Alignment of every temporary, in bytes: a cache line, and what vector loads want.
@@ -37,27 +37,33 @@ pub fn place(plan: &Plan, order: &HappensBefore) -> Memory {
     by_size.sort_by_key(|&id| (std::cmp::Reverse(size(id)), id));
 
     let mut offsets = vec![None; plan.buffers.len()];
-    // Offset, end and buffer.
-    let mut placed: Vec<(usize, usize, usize)> = Vec::new();
+    let mut slots: Vec<Slot> = Vec::new();
     let mut arena_bytes = 0;
     for id in by_size {
-        // `placed` is sorted by offset: the first gap between those that are in the way.
-        let mut offset = 0;
-        if size(id) > 0 {
-            let bytes = size(id);
-            for &(at, end, other) in &placed {
-                if at >= offset + bytes {
+        // `slots` are sorted by offset: the first gap between those that are in the way.
+        let (mut offset, bytes) = (0, size(id));
+        if bytes > 0 && lives.is_touched(id) {
+            for slot in &slots {
+                if slot.offset >= offset + bytes {
                     break;
                 }
-                if end > offset && !lives.before(id, other) && !lives.before(other, id) {
-                    offset = end;
+                if slot.end > offset && slot.position(id, |a, b| lives.before(a, b)).is_err() {
+                    offset = slot.end;
                 }
             }
-            let rank = placed.partition_point(|&(at, ..)| at <= offset);
-            placed.insert(rank, (offset, offset + bytes, id));
+            // Sizes descend: of the slots at this offset the last is the smallest.
+            let after = slots.partition_point(|slot| slot.offset <= offset);
+            match slots[..after].last_mut().filter(|slot| (slot.offset, slot.end) == (offset, offset + bytes)) {
+                Some(slot) => {
+                    if let Ok(position) = slot.position(id, |a, b| lives.before(a, b)) {
+                        slot.chain.insert(position, id);
+                    }
+                }
+                None => slots.insert(after, Slot { offset, end: offset + bytes, chain: vec![id] }),
+            }
         }
         offsets[id] = Some(offset);
-        arena_bytes = arena_bytes.max(offset + size(id));
+        arena_bytes = arena_bytes.max(offset + bytes);
     }
     let bound_bytes = plan.buffers.iter().filter(|b| b.role != Role::Temp).map(|b| b.bytes()).sum();
     Memory { offsets, arena_bytes, bound_bytes, peak_bytes: arena_bytes + bound_bytes }
@@ -74,8 +80,8 @@ pub fn check_memory(plan: &Plan, order: &HappensBefore, memory: &Memory) -> Resu
         let why = format!("{} buffers but {} offsets: place the plan again", plan.buffers.len(), memory.offsets.len());
         return Err(law("memory", why));
     }
-    let touching = touching(plan);
-    let first_label = |id: usize| touching[id].first().map_or("memory", |op| plan.label(*op));
+    let ends = Ends::of(plan);
+    let first_label = |id: usize| ends.first[id].first().map_or("memory", |op| plan.label(*op));
     let mut runs = Vec::new();
     let mut bound_bytes = 0;
     for (id, buffer) in plan.buffers.iter().enumerate() {
@@ -103,25 +109,58 @@ pub fn check_memory(plan: &Plan, order: &HappensBefore, memory: &Memory) -> Resu
         return Err(law("memory", "the byte totals do not add up: place the plan again".into()));
     }
     runs.sort_unstable();
-    let mut live: Vec<(usize, usize, usize)> = Vec::new();
-    for run in runs {
-        live.retain(|other| other.1 > run.0);
-        for other in &live {
-            let (a, b) = (&touching[run.2], &touching[other.2]);
-            let Some((early, late)) = unordered(plan, order, a, b) else { continue };
-            if unordered(plan, order, b, a).is_some() {
-                let why = format!(
-                    "{} and {} share bytes of the arena, but nothing orders this op after \"{}\": place them apart",
-                    plan.buffers[run.2].name,
-                    plan.buffers[other.2].name,
-                    plan.label(early)
-                );
-                return Err(law(plan.label(late), why));
+    let before = |a: usize, b: usize| ends.unordered(order, a, b).is_none();
+    let mut live: Vec<Slot> = Vec::new();
+    for (offset, end, id) in runs {
+        if ends.first[id].is_empty() {
+            continue;
+        }
+        live.retain(|slot| slot.end > offset);
+        let mut is_placed = false;
+        for slot in &mut live {
+            match slot.position(id, before) {
+                Ok(position) if (slot.offset, slot.end) == (offset, end) => {
+                    slot.chain.insert(position, id);
+                    is_placed = true;
+                }
+                Ok(_) => {}
+                Err(other) => {
+                    let Some((early, late)) = ends.unordered(order, id, other) else { continue };
+                    let why = format!(
+                        "{} and {} share bytes of the arena, but nothing orders this op after \"{}\": place them apart",
+                        plan.buffers[id].name,
+                        plan.buffers[other].name,
+                        plan.label(early)
+                    );
+                    return Err(law(plan.label(late), why));
+                }
             }
         }
-        live.push(run);
+        if !is_placed {
+            live.push(Slot { offset, end, chain: vec![id] });
+        }
     }
     Ok(())
+}
+
+/// Bytes of the arena and the buffers that lie exactly there, one after the other in time: each
+/// ends before the next begins.
+struct Slot {
+    offset: usize,
+    end: usize,
+    chain: Vec<usize>,
+}
+
+impl Slot {
+    /// Where `id` stands in the chain, by `before`, which is transitive; otherwise one of the chain
+    /// that lives when it does.
+    fn position(&self, id: usize, before: impl Fn(usize, usize) -> bool) -> std::result::Result<usize, usize> {
+        let earlier = self.chain.partition_point(|&other| before(other, id));
+        match self.chain.get(earlier) {
+            Some(&next) if !before(id, next) => Err(next),
+            _ => Ok(earlier),
+        }
+    }
 }
 
 /// When each buffer is in use, `streams` figures a buffer: the last op on every stream that touches
@@ -150,6 +189,10 @@ impl Lives {
         lives
     }
 
+    fn is_touched(&self, id: usize) -> bool {
+        self.last[id * self.streams..][..self.streams].iter().any(|&last| last > 0)
+    }
+
     fn before(&self, early: usize, late: usize) -> bool {
         let last = &self.last[early * self.streams..][..self.streams];
         let ended = &self.ended[late * self.streams..][..self.streams];
@@ -157,31 +200,35 @@ impl Lives {
     }
 }
 
-/// The ops that touch each buffer, in plan order.
-fn touching(plan: &Plan) -> Vec<Vec<OpId>> {
-    let mut touching = vec![Vec::new(); plan.buffers.len()];
-    for id in plan.op_ids() {
-        for access in plan.accesses(id) {
-            let BufferId(buffer) = access.buffer;
-            let ops: &mut Vec<OpId> = &mut touching[buffer as usize];
-            if ops.last() != Some(&id) {
-                ops.push(id);
-            }
-        }
-    }
-    touching
+/// Of the ops that touch each buffer the first and the last on every stream.
+struct Ends {
+    first: Vec<Vec<OpId>>,
+    last: Vec<Vec<OpId>>,
 }
 
-/// An op of `early` and one of `late` such that the first may not have ended when the second
-/// starts. On one stream the last of the early ops and the first of the late ones decide.
-fn unordered(plan: &Plan, order: &HappensBefore, early: &[OpId], late: &[OpId]) -> Option<(OpId, OpId)> {
-    let one_a_stream = |ops: &mut dyn Iterator<Item = &OpId>| {
-        let mut seen = vec![false; plan.streams.len()];
-        let first = |op: &&OpId| !std::mem::replace(&mut seen[plan.op(**op).stream.0 as usize], true);
-        ops.filter(first).copied().collect::<Vec<OpId>>()
-    };
-    let last = one_a_stream(&mut early.iter().rev());
-    let first = one_a_stream(&mut late.iter());
-    let pairs = last.iter().flat_map(|a| first.iter().map(move |b| (*a, *b)));
-    pairs.into_iter().find(|(a, b)| !order.ends_before_start(*a, *b))
+impl Ends {
+    fn of(plan: &Plan) -> Self {
+        let one_a_stream = |ops: &mut dyn Iterator<Item = OpId>| {
+            let mut of: Vec<Vec<OpId>> = vec![Vec::new(); plan.buffers.len()];
+            for id in ops {
+                for access in plan.accesses(id) {
+                    let seen = &mut of[access.buffer.0 as usize];
+                    if seen.iter().all(|op| plan.op(*op).stream != plan.op(id).stream) {
+                        seen.push(id);
+                    }
+                }
+            }
+            of
+        };
+        let ops: Vec<OpId> = plan.op_ids().collect();
+        let first = one_a_stream(&mut ops.iter().copied());
+        Self { first, last: one_a_stream(&mut ops.iter().rev().copied()) }
+    }
+
+    /// An op of `early` and one of `late` such that the first may not have ended when the second
+    /// starts. On one stream the last of the early ops and the first of the late ones decide.
+    fn unordered(&self, order: &HappensBefore, early: usize, late: usize) -> Option<(OpId, OpId)> {
+        let mut pairs = self.last[early].iter().flat_map(|a| self.first[late].iter().map(move |b| (*a, *b)));
+        pairs.find(|(a, b)| !order.ends_before_start(*a, *b))
+    }
 }
