@@ -34,9 +34,13 @@ pub(super) fn write_by(mut stream: &TcpStream, mut bytes: &[u8], deadline: Insta
 /// A new stream to the first address of "host:port" that takes it: a name may have several, of which
 /// the host listens on one.
 pub(super) fn reach_by(address: &str, deadline: Instant) -> Result<TcpStream> {
+    reach_any(&resolve_by(address, deadline)?, deadline)
+}
+
+fn reach_any(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream> {
     let mut why = Error::new(ErrorKind::NotFound, "the name has no address");
-    for address in resolve_by(address, deadline)? {
-        match connect_by(address, deadline.min(Instant::now() + EACH)) {
+    for address in addresses {
+        match connect_by(*address, deadline.min(Instant::now() + EACH)) {
             Ok(stream) => return Ok(stream),
             Err(other) => why = other,
         }
@@ -121,10 +125,12 @@ mod tests {
 
     #[test]
     fn every_address_of_a_name_is_tried() {
-        // Where a machine has IPv6, its own name stands for both, and the listener takes one.
+        let soon = Instant::now() + Duration::from_secs(3);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let stream = reach_by(&format!("localhost:{port}"), Instant::now() + Duration::from_secs(3)).unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
+        let here = listener.local_addr().unwrap();
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(reach_any(&[nobody, here], soon).unwrap().peer_addr().unwrap(), here);
+        assert_eq!(reach_any(&[nobody], soon).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(reach_any(&[], soon).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }
