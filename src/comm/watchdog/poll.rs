@@ -18,14 +18,26 @@ pub(super) fn run(shared: &Shared) {
     let mut aborts = Vec::new();
     // A communicator's own error, until it is known whether a rank was lost.
     let mut complaint: Option<(Cause, Instant)> = None;
+    let mut last = Instant::now();
+    // Until then nobody is judged: this process was stopped or starved, what it knows of others is
+    // old, and they may have given it up.
+    let mut quiet = last;
     loop {
         let begin = Instant::now();
+        // Not twice in a row, or one that is always starved would never judge.
+        let was_quiet = last < quiet;
+        if !was_quiet && begin - last > shared.options.silence.saturating_add(shared.options.period) {
+            quiet = begin + 4 * shared.options.period;
+        }
+        last = begin;
         if shared.state().stop.is_some() {
             // The rank has left; nobody waits for what it had in flight.
             return;
         }
         if shared.poison.first().is_none() {
-            look(shared, &mut complaint);
+            if begin >= quiet {
+                look(shared, &mut complaint);
+            }
             if let Some(failure) = verdict(shared) {
                 aborts = fail(shared, &failure);
             }
