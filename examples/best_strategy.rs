@@ -3,7 +3,7 @@
 //! `cargo run --release --example best_strategy`
 
 use seqpar::Result;
-use seqpar::auto::{lawful, predict};
+use seqpar::auto::predict;
 use seqpar::dit::models::{Model, Sizes};
 use seqpar::exec::sim::{SimMachine, SimOptions, kernel_s};
 use seqpar::strategy::{Options, Strategy, layer_rank, period};
@@ -72,8 +72,8 @@ fn step_s(
             _ => (strategy, *mesh),
         };
         let count = period(&problem.attention, strategy, &mesh);
-        let plans = lawful(count, |rank| layer_rank(&problem, strategy, &mesh, options, rank))?;
-        let layer = predict(machine, SimOptions::default(), strategy, mesh, plans)?.seconds;
+        let build = |rank| layer_rank(&problem, strategy, &mesh, options, rank);
+        let layer = predict(machine, SimOptions::default(), strategy, mesh, count, build)?.seconds;
         let beside: f64 = model.beside(kind, sizes, ranks).iter().map(|kernel| kernel_s(machine, kernel)).sum();
         step += kind.count as f64 * (layer + beside);
     }

@@ -6,10 +6,12 @@
 //! bytes, messages and what can lie under what. [`crossover`] finds where one strategy overtakes
 //! another. Test: `tests/auto.rs`.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::exec::sim::{Busy, SimMachine, SimOptions, World};
 use crate::mesh::Mesh;
-use crate::plan::{Checked, Plan, check, check_ranks, check_world};
+use crate::plan::{Checked, Outline, Plan, check, check_outlines, check_ranks};
 use crate::shard::even_range;
 use crate::strategy::Strategy;
 
@@ -73,7 +75,10 @@ pub fn explain(ask: &Ask, build: impl Fn(Strategy, &Mesh) -> Result<Vec<Plan>>) 
             .mesh(ask.ranks, ulysses, ring, ask.heads.0, ask.heads.1)
             .and_then(|mesh| Ok((mesh, build(strategy, &mesh)?)));
         match plans {
-            Ok((mesh, plans)) => rows.push(predict(ask.machine, ask.options, strategy, mesh, check_world(plans)?)?),
+            Ok((mesh, plans)) => {
+                let of_rank = |rank: usize| Ok(plans[rank].clone());
+                rows.push(predict(ask.machine, ask.options, strategy, mesh, plans.len(), of_rank)?);
+            }
             Err(error) => refusal = refusal.or(Some(error)),
         }
     }
@@ -102,38 +107,45 @@ pub fn choose(rows: &[Prediction], allow_reorder: bool) -> Result<&Prediction> {
 /// # Errors
 /// Those of `build`, or a plan that breaks the law.
 pub fn lawful(count: usize, build: impl Fn(usize) -> Result<Plan> + Sync) -> Result<Vec<Checked<Plan>>> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(count.max(1));
-    let each = |rank: usize| build(rank).and_then(check);
-    let part = |thread: usize| even_range(count, threads, thread).map(each).collect::<Result<Vec<_>>>();
-    let parts: Vec<Result<Vec<Checked<Plan>>>> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|thread| scope.spawn(move || part(thread))).collect();
-        let first = part(0);
-        let rest = others.into_iter().map(|thread| {
-            let lost = || Error::Unsupported("a thread that built plans panicked".into());
-            thread.join().unwrap_or_else(|_| Err(lost()))
-        });
-        std::iter::once(first).chain(rest).collect()
-    });
-    let plans: Vec<Checked<Plan>> = parts.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    let part = |ranks: Range<usize>| ranks.map(|rank| build(rank).and_then(check)).collect::<Result<Vec<_>>>();
+    let plans: Vec<Checked<Plan>> = in_parts(count, part)?.into_iter().flatten().collect();
     check_ranks(&plans)?;
     Ok(plans)
 }
 
-/// Predicts one strategy's cost from lawful plans, of all ranks or of those that repeat.
+/// Predicts one strategy's cost: builds and checks plans as [`lawful`] does, and keeps of each only
+/// what the law between ranks and the simulation need.
 ///
 /// # Errors
-/// A machine with too few ranks.
+/// Those of `build`, a plan that breaks the law, or a machine with too few ranks.
 pub fn predict(
     machine: &SimMachine,
     options: SimOptions,
     strategy: Strategy,
     mesh: Mesh,
-    plans: Vec<Checked<Plan>>,
+    count: usize,
+    build: impl Fn(usize) -> Result<Plan> + Sync,
 ) -> Result<Prediction> {
-    let mut world = World::new(machine, options);
-    let flops = plans.iter().map(|plan| plan.flops()).fold(0.0, f64::max);
-    plans.iter().try_for_each(|plan| world.push(plan))?;
-    drop(plans);
+    let part = |ranks: Range<usize>| {
+        let mut outlines: Vec<Outline> = Vec::with_capacity(ranks.len());
+        let (mut world, mut flops) = (World::starting_at(ranks.start, machine, options), 0f64);
+        for rank in ranks {
+            let plan = build(rank).and_then(check)?;
+            outlines.push(Outline::of(&plan, outlines.last()));
+            world.push(&plan)?;
+            flops = flops.max(plan.flops());
+        }
+        Ok((outlines, world, flops))
+    };
+    let mut outlines = Vec::with_capacity(count);
+    let (mut world, mut flops) = (World::new(machine, options), 0f64);
+    for (of_part, part, most) in in_parts(count, part)? {
+        outlines.extend(of_part);
+        world.append(part)?;
+        flops = flops.max(most);
+    }
+    check_outlines(&outlines)?;
+    drop(outlines);
     let figures = world.figures()?;
     let most = |of: fn(&Busy) -> u64| figures.busy.iter().map(of).max().unwrap_or(0) as f64 / 1e9;
     Ok(Prediction {
@@ -149,6 +161,23 @@ pub fn predict(
         flops,
         peak_bytes: figures.peak_bytes.iter().copied().max().unwrap_or(0),
     })
+}
+
+/// What `part` makes of each of as many runs of `0..count` as there are cores, each on a thread of its own.
+fn in_parts<T: Send>(count: usize, part: impl Fn(Range<usize>) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(count.max(1));
+    let part = |thread: usize| part(even_range(count, threads, thread));
+    let parts: Vec<Result<T>> = std::thread::scope(|scope| {
+        let part = &part;
+        let others: Vec<_> = (1..threads).map(|thread| scope.spawn(move || part(thread))).collect();
+        let first = part(0);
+        let rest = others.into_iter().map(|thread| {
+            let lost = || Error::Unsupported("a thread that built plans panicked".into());
+            thread.join().unwrap_or_else(|_| Err(lost()))
+        });
+        std::iter::once(first).chain(rest).collect()
+    });
+    parts.into_iter().collect()
 }
 
 /// The factor on all link rates at which `a` and `b` take the same time, between 1/4096 and 4096,

@@ -1,7 +1,7 @@
 //! The choice of a strategy by simulation, and where one overtakes another.
 
 use seqpar::Error;
-use seqpar::auto::{Ask, choose, crossover, explain, lawful, predict};
+use seqpar::auto::{Ask, choose, crossover, explain, predict};
 use seqpar::dit::models::{Model, Sizes};
 use seqpar::dtype::Dtype;
 use seqpar::exec::sim::{SimMachine, SimOptions};
@@ -13,8 +13,8 @@ fn layer_s(model: &Model, sizes: &Sizes, machine: &SimMachine, strategy: Strateg
     let problem = model.layer(&model.kinds[0], sizes, ranks).unwrap();
     let with = |head_groups: usize| {
         let options = Options { head_groups, ..Options::default() };
-        let plans = lawful(ranks, |rank| layer_rank(&problem, strategy, &mesh, &options, rank)).unwrap();
-        predict(machine, SimOptions::default(), strategy, mesh, plans).unwrap().seconds
+        let build = |rank| layer_rank(&problem, strategy, &mesh, &options, rank);
+        predict(machine, SimOptions::default(), strategy, mesh, ranks, build).unwrap().seconds
     };
     [1, 2, 4].map(with).into_iter().fold(f64::INFINITY, f64::min)
 }
@@ -51,8 +51,8 @@ fn wide_layers_hide_more_of_the_gather() {
         let problem = model.layer(&model.kinds[1], &sizes, 2).unwrap();
         let mesh = Strategy::Fastseq.mesh(2, None, None, heads, heads).unwrap();
         let options = Options::default();
-        let plans = lawful(2, |rank| layer_rank(&problem, Strategy::Fastseq, &mesh, &options, rank)).unwrap();
-        let row = predict(&machine, SimOptions::default(), Strategy::Fastseq, mesh, plans).unwrap();
+        let build = |rank| layer_rank(&problem, Strategy::Fastseq, &mesh, &options, rank);
+        let row = predict(&machine, SimOptions::default(), Strategy::Fastseq, mesh, 2, build).unwrap();
         1.0 - row.exposed_s / row.comm_s
     };
     let parts = [8, 24, 96].map(hidden);
@@ -124,8 +124,8 @@ fn thousands_of_ranks_take_seconds() {
         let options = Options::default();
         let count = period(&problem.attention, Strategy::Usp, &mesh);
         assert_eq!(count, 8);
-        let plans = lawful(count, |rank| layer_rank(&problem, Strategy::Usp, &mesh, &options, rank)).unwrap();
-        let row = predict(&machine, SimOptions::default(), Strategy::Usp, mesh, plans).unwrap();
+        let build = |rank| layer_rank(&problem, Strategy::Usp, &mesh, &options, rank);
+        let row = predict(&machine, SimOptions::default(), Strategy::Usp, mesh, count, build).unwrap();
         println!("{ranks} ranks: {:?}, {:.1} ms a layer", start.elapsed(), row.seconds * 1e3);
         assert!(start.elapsed().as_secs() < most_s, "{ranks} ranks took {:?}", start.elapsed());
     }

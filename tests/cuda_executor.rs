@@ -1,26 +1,23 @@
 //! The CUDA executor over one device, on the mock driver with the emulated kernels behind its
 //! launches: a whole layer by every strategy at 1 to 4 ranks, eager and as a graph, gates as
-//! events and as flags, in every scheduling mode. No race is reported, the bits are those of one
-//! rank where the strategy keeps them, and values are those of the host executor.
-//!
-//! `SEQPAR_SEEDS` sets the schedules a mode; above 1 every mode and schedule runs in all four ways.
-//! By default each world runs in two modes and two ways, all of them in turn.
+//! events and as flags, in every scheduling mode with 20 seeds (`SEQPAR_SEEDS`). No race is
+//! reported, the bits are those of one rank where the strategy keeps them, and values are those of
+//! the host executor.
 #![cfg(feature = "cuda")]
 
 mod emulation;
 mod mock;
 mod support;
 
-use std::time::Instant;
-
 use seqpar::dtype::Dtype;
 use seqpar::exec::cuda::{prepare, run_tensors};
 use seqpar::exec::host::{self, HostOptions};
+use seqpar::plan::lower::Gates;
 use seqpar::plan::{Checked, Plan};
 
-use mock::layers::{Way, kernels, layer, plans, seeds};
+use mock::layers::{Way, kernels, layer, plans, schedules};
 use mock::workload::context;
-use mock::{MODES, Mock, on_mock};
+use mock::{Mock, on_mock};
 use support::cases::{Case, layer_inputs};
 use support::worlds::worlds;
 use support::{Rng, Tensors, assert_same_bits};
@@ -38,62 +35,63 @@ fn run(mock: &Mock, plans: Vec<Checked<Plan>>, inputs: &Tensors, way: Way, what:
     outputs
 }
 
-fn schedules(world: usize) -> Vec<(&'static str, u64, Way)> {
-    let ways = Way::all();
-    if seeds() == 1 {
-        return [world, world + 2].map(|i| (MODES[i % 4], (i - world) as u64, ways[(i + world / 4) % 4])).to_vec();
+/// Every strategy of so many ranks, in every schedule.
+fn every_strategy_is_clean_and_right(mock: &Mock, ranks: usize) {
+    mock.configure("sms=4");
+    let case = Case { text: 6, ..Case::plain(Dtype::Bf16, 22, 4, 64) };
+    let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(7));
+    let plain = Way { capability: 90, gates: Gates::Events, graph: false };
+    let single = || plans(&case, &worlds(1)[0], 1);
+    let of_one_rank = run(mock, single(), &inputs, plain, "one rank");
+    let mut runs = 0;
+    for world in worlds(ranks) {
+        let mut on_host = host::prepare(plans(&case, &world, ranks), HostOptions::default()).unwrap();
+        let on_host = host::run_tensors(&mut on_host, &inputs).unwrap().0;
+        let mut first: Option<Tensors> = None;
+        for (mode, seed, gates, graph) in schedules() {
+            let way = Way { capability: 90, gates, graph };
+            runs += 1;
+            mock.reset(mode, seed);
+            // Races within kernels are looked for in one seed of a mode, and by their own tests.
+            mock.configure(&format!("check={}", u8::from(seed == 0 && mode == "random")));
+            let what = format!("{} of {ranks} ranks, {mode}, seed {seed}, {way:?}", world.name());
+            let outputs = run(mock, plans(&case, &world, ranks), &inputs, way, &what);
+            assert_same_bits(&what, &outputs, first.get_or_insert(outputs.clone()));
+        }
+        let outputs = first.unwrap();
+        if world.keeps_bits() {
+            assert_same_bits(&world.name(), &outputs, &of_one_rank);
+        }
+        for (name, tensor) in &outputs {
+            let want = on_host[name].to_f32();
+            for (i, (got, want)) in tensor.to_f32().iter().zip(&want).enumerate() {
+                // Outputs are near 1: a few roundings of bf16 lie between two executors.
+                assert!((got - want).abs() <= 0.06, "{} {name}[{i}]: {got}, not {want}", world.name());
+            }
+        }
     }
-    let all = MODES.into_iter().flat_map(|mode| (0..seeds()).map(move |seed| (mode, seed)));
-    all.flat_map(|(mode, seed)| ways.map(|way| (mode, seed, way))).collect()
+    println!("{runs} runs of {ranks} ranks, graphs launched twice");
+}
+
+// A process each: they run side by side.
+#[test]
+fn every_strategy_is_clean_and_right_on_one_rank() {
+    on_mock(|mock| every_strategy_is_clean_and_right(mock, 1));
 }
 
 #[test]
-fn every_strategy_is_clean_and_right() {
-    on_mock(|mock| {
-        mock.configure("sms=4");
-        let case = Case { text: 6, ..Case::plain(Dtype::Bf16, 22, 4, 64) };
-        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(7));
-        let mut reference: Option<Tensors> = None;
-        let (mut runs, mut at, begin) = (0, 0, Instant::now());
-        for ranks in 1..=4 {
-            for world in worlds(ranks) {
-                let on_host = {
-                    let mut prepared = host::prepare(plans(&case, &world, ranks), HostOptions::default()).unwrap();
-                    host::run_tensors(&mut prepared, &inputs).unwrap().0
-                };
-                let mut first: Option<Tensors> = None;
-                for (mode, seed, way) in schedules(at) {
-                    runs += 1;
-                    mock.reset(mode, seed);
-                    // Races within kernels are looked for in one schedule of each mode, and elsewhere.
-                    mock.configure(&format!("check={}", u8::from(seed == 0)));
-                    let what = format!("{} of {ranks} ranks, {mode}, seed {seed}, {way:?}", world.name());
-                    let outputs = run(mock, plans(&case, &world, ranks), &inputs, way, &what);
-                    assert_same_bits(&what, &outputs, first.get_or_insert(outputs.clone()));
-                }
-                if seeds() > 1 {
-                    eprintln!(
-                        "{} of {ranks} ranks: {runs} runs so far, {:.0} s",
-                        world.name(),
-                        begin.elapsed().as_secs_f64()
-                    );
-                }
-                at += 1;
-                let outputs = first.unwrap();
-                if world.keeps_bits() {
-                    assert_same_bits(&world.name(), &outputs, reference.get_or_insert(outputs.clone()));
-                }
-                for (name, tensor) in &outputs {
-                    let want = on_host[name].to_f32();
-                    for (i, (got, want)) in tensor.to_f32().iter().zip(&want).enumerate() {
-                        // Outputs are near 1: a few roundings of bf16 lie between two executors.
-                        assert!((got - want).abs() <= 0.06, "{} {name}[{i}]: {got}, not {want}", world.name());
-                    }
-                }
-            }
-        }
-        println!("{runs} runs, graphs launched twice, {} schedules a mode", seeds());
-    });
+fn every_strategy_is_clean_and_right_on_two_ranks() {
+    on_mock(|mock| every_strategy_is_clean_and_right(mock, 2));
+}
+
+#[test]
+fn every_strategy_is_clean_and_right_on_three_ranks() {
+    on_mock(|mock| every_strategy_is_clean_and_right(mock, 3));
+}
+
+#[test]
+fn every_strategy_is_clean_and_right_on_four_ranks() {
+    on_mock(|mock| every_strategy_is_clean_and_right(mock, 4));
 }
 
 /// Every op has a span, eager and in a graph, whose times are those of its last launch.

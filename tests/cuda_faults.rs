@@ -1,10 +1,7 @@
-//! Every call of the driver that the executor makes fails once, on the mock driver: while a world is
+//! Every call of the driver that the executor makes, each time it makes it, fails once, on the mock driver: while a world is
 //! prepared, bound, captured, run, waited for and dropped. An error that names the call, and the op
 //! where one is concerned; no panic, no hang, no leak, nothing reported; a world prepared afterwards
 //! gives the right bits.
-//!
-//! With `SEQPAR_SEEDS` above 1 each occurrence of each call fails, in more ways to run; otherwise the
-//! first, the last and one between.
 #![cfg(feature = "cuda")]
 
 mod emulation;
@@ -19,7 +16,7 @@ use seqpar::dtype::Dtype;
 use seqpar::error::{Error, Result};
 use seqpar::exec::cuda::{Kernels, prepare, run_tensors};
 
-use mock::layers::{Way, layer, plans, seeds};
+use mock::layers::{Way, layer, plans};
 use mock::{Mock, on_mock};
 use seqpar::cuda::Context;
 use seqpar::plan::lower::Gates;
@@ -64,14 +61,13 @@ impl Subject {
 
 fn subjects() -> Vec<Subject> {
     let of = |capability, gates, graph| Way { capability, gates, graph };
-    let mut list =
-        vec![Subject::new("fastseq", of(90, Gates::Flags, false)), Subject::new("fastseq", of(80, Gates::Flags, true))];
-    if seeds() > 1 {
-        list.push(Subject::new("fastseq", of(80, Gates::Flags, false)));
-        list.push(Subject::new("megatron", of(90, Gates::Events, true)));
-        list.push(Subject::new("megatron", of(80, Gates::Events, false)));
-    }
-    list
+    vec![
+        Subject::new("fastseq", of(90, Gates::Flags, false)),
+        Subject::new("fastseq", of(80, Gates::Flags, true)),
+        Subject::new("fastseq", of(80, Gates::Flags, false)),
+        Subject::new("megatron", of(90, Gates::Events, true)),
+        Subject::new("megatron", of(80, Gates::Events, false)),
+    ]
 }
 
 /// `cuMemAlloc_v2` is called `cuMemAlloc` by everybody.
@@ -89,14 +85,6 @@ const OF_AN_OP: [&str; 7] = [
     "cuModuleGetFunction",
     "cuFuncSetAttribute",
 ];
-
-/// Which of `count` occurrences fail.
-fn occurrences(count: usize) -> BTreeSet<usize> {
-    if seeds() > 1 {
-        return (1..=count).collect();
-    }
-    [1, count.div_ceil(2), count].into_iter().filter(|nth| (1..=count).contains(nth)).collect()
-}
 
 fn fail(mock: &Mock, subject: &Subject, name: &str, nth: usize, want: &Tensors) {
     let what = format!("{} {:?}: {name}, call {nth}", subject.world.name(), subject.way);
@@ -124,9 +112,6 @@ fn fail(mock: &Mock, subject: &Subject, name: &str, nth: usize, want: &Tensors) 
     let reports: Vec<String> = mock.reports().into_iter().filter(|report| !worthless(report)).collect();
     assert!(reports.is_empty(), "{what}:\n{}", reports.join("\n"));
     assert_eq!(mock.leaks(), Vec::<String>::new(), "{what}");
-    if nth > 1 && seeds() == 1 {
-        return;
-    }
     let seen = mock.reports();
     let again = subject.run().unwrap_or_else(|e| panic!("{what}, and then: {e}"));
     assert_same_bits(&what, &again, want);
@@ -148,7 +133,7 @@ fn every_call_of_the_executor_fails_once() {
             let calls = mock.calls();
             for (name, count) in calls.iter().filter(|(name, _)| !name.starts_with("run.") && !once.contains(&name[..]))
             {
-                for nth in occurrences(*count) {
+                for nth in 1..=*count {
                     fail(mock, &subject, name, nth, &want);
                     *failed.entry(name.clone()).or_default() += 1;
                 }

@@ -116,8 +116,8 @@ fn step_s(table: &Table, ulysses: usize, ring: usize, halves: usize) -> f64 {
     let kinds = model.kinds.iter().map(|kind| {
         let problem = model.layer(kind, &sizes, ranks).unwrap();
         let count = period(&problem.attention, strategy, &mesh);
-        let plans = auto::lawful(count, |rank| layer_rank(&problem, strategy, &mesh, &options, rank)).unwrap();
-        let layer = auto::predict(&machine, SimOptions::default(), strategy, mesh, plans).unwrap().seconds;
+        let build = |rank| layer_rank(&problem, strategy, &mesh, &options, rank);
+        let layer = auto::predict(&machine, SimOptions::default(), strategy, mesh, count, build).unwrap().seconds;
         let beside: f64 = model.beside(kind, &sizes, ranks).iter().map(|kernel| kernel_s(&machine, kernel)).sum();
         kind.count as f64 * (layer + beside)
     });

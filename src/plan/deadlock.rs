@@ -8,50 +8,25 @@
 
 use std::collections::VecDeque;
 
+use super::OpId;
 use super::member::Member;
-use super::rules::at;
+use super::outline::{Flow, Peers};
 use super::tags::Tags;
-use super::{Checked, OpId, Plan};
 use crate::error::Result;
 
 /// Refuses a cycle, naming the ops and ranks on it.
 pub(super) fn check(plans: &[Member], tags: &Tags) -> Result<()> {
-    let different = plans.iter().take_while(|plan| plan.rank() == plan.plan.rank);
-    let shapes: Vec<Shape> = different.map(|plan| Shape::new(plan)).collect();
-    let mut run = Run::new(plans, &shapes, tags);
+    let mut run = Run::new(plans, tags);
     run.finish();
     run.refuse_cycle()
 }
 
-/// With whom a communication exchanges.
-enum Peers {
-    Nobody,
-    /// Every rank of its group.
-    All,
-    Some(Vec<u32>),
-}
-
-/// What all ranks share that run one plan under different names.
-struct Shape {
-    /// What each op needs before it starts and before it ends.
-    start_needs: Vec<u32>,
-    end_needs: Vec<u32>,
-    /// Successor on the stream, and index of the first edge that leaves an op, in `out`.
-    successor: Vec<Option<OpId>>,
-    first_out: Vec<u32>,
-    out: Vec<(OpId, bool)>,
-    /// As the plan names them.
-    peers: Vec<Peers>,
-}
-
 struct Rank<'a> {
     plan: Member<'a>,
-    shape: &'a Shape,
+    flow: &'a Flow,
     /// What each op still needs before it starts and before it ends.
     start_needs: Vec<u32>,
     end_needs: Vec<u32>,
-    /// Index of each op's communication among those of the world.
-    tag: Vec<Option<u32>>,
 }
 
 struct Run<'a> {
@@ -64,13 +39,12 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(plans: &[Member<'a>], shapes: &'a [Shape], tags: &'a Tags) -> Self {
-        let named = plans.iter().zip(shapes.iter().cycle()).zip(&tags.issued);
-        let ranks: Vec<Rank> = named.map(|((plan, shape), issued)| Rank::new(*plan, shape, issued)).collect();
+    fn new(plans: &[Member<'a>], tags: &'a Tags) -> Self {
+        let ranks: Vec<Rank> = plans.iter().map(|plan| Rank::new(*plan)).collect();
         let unstarted = tags.shared.iter().map(|shared| shared.ops.len()).collect();
         let mut ready = VecDeque::new();
         for (rank, of) in ranks.iter().enumerate() {
-            let free = of.plan.op_ids().filter(|op| of.start_needs[op.0 as usize] == 0);
+            let free = of.plan.ops().filter(|op| of.start_needs[op.0 as usize] == 0);
             ready.extend(free.map(|op| (rank as u32, op, false)));
         }
         Self { tags, ranks, unstarted, ready }
@@ -89,10 +63,10 @@ impl<'a> Run<'a> {
     fn start(&mut self, rank: u32, op: OpId) {
         self.end_needs_one_less(rank, op);
         let tags = self.tags;
-        let Some(tag) = self.ranks[rank as usize].tag[op.0 as usize] else { return };
-        let shared = &tags.shared[tag as usize];
-        let (plan, shape) = (self.ranks[rank as usize].plan, self.ranks[rank as usize].shape);
-        match &shape.peers[op.0 as usize] {
+        let Some(tag) = self.tag(rank, op) else { return };
+        let shared = &tags.shared[tag];
+        let plan = self.ranks[rank as usize].plan;
+        match self.peers(rank, op) {
             Peers::Some(peers) => {
                 for peer in peers.iter().map(|&peer| plan.named(peer)) {
                     let theirs = op_on(tags, tag, peer);
@@ -122,8 +96,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn peers(&self, rank: u32, op: OpId) -> &'a Peers {
-        &self.ranks[rank as usize].shape.peers[op.0 as usize]
+    fn peers(&self, rank: u32, op: OpId) -> Peers<'a> {
+        self.ranks[rank as usize].plan.outline.peers(op)
+    }
+
+    /// Index of an op's communication among those of the world.
+    fn tag(&self, rank: u32, op: OpId) -> Option<usize> {
+        let comm = self.ranks[rank as usize].plan.comm(op)?;
+        Some(self.tags.issued[rank as usize][comm].1)
     }
 
     /// True if `op` of `rank` exchanges with `other`.
@@ -137,16 +117,14 @@ impl<'a> Run<'a> {
 
     fn end(&mut self, rank: u32, op: OpId) {
         let of = &mut self.ranks[rank as usize];
-        let shape = of.shape;
-        let out = shape.first_out[op.0 as usize] as usize..shape.first_out[op.0 as usize + 1] as usize;
-        if let Some(next) = shape.successor[op.0 as usize] {
+        let flow = of.flow;
+        if let Some(next) = flow.successor(op) {
             of.start_needs[next.0 as usize] -= 1;
             if of.start_needs[next.0 as usize] == 0 {
                 self.ready.push_back((rank, next, false));
             }
         }
-        for i in out {
-            let (to, gate) = shape.out[i];
+        for &(to, gate) in flow.out(op) {
             if gate {
                 self.end_needs_one_less(rank, to);
                 continue;
@@ -169,7 +147,7 @@ impl<'a> Run<'a> {
 
     fn refuse_cycle(&self) -> Result<()> {
         let stuck = self.ranks.iter().enumerate().find_map(|(rank, of)| {
-            of.plan.op_ids().find(|op| of.end_needs[op.0 as usize] > 0).map(|op| (rank as u32, op))
+            of.plan.ops().find(|op| of.end_needs[op.0 as usize] > 0).map(|op| (rank as u32, op))
         });
         let Some(mut at_op) = stuck else { return Ok(()) };
         let mut path = vec![at_op];
@@ -193,7 +171,7 @@ impl<'a> Run<'a> {
             names.join(" waits for ")
         );
         let (rank, op) = path[0];
-        Err(at(&self.ranks[rank as usize].plan, op, why))
+        Err(self.ranks[rank as usize].plan.at(op, why))
     }
 
     /// Something unfinished that an unfinished op waits for.
@@ -201,96 +179,38 @@ impl<'a> Run<'a> {
         let of = &self.ranks[rank as usize];
         let unfinished = |op: OpId| of.end_needs[op.0 as usize] > 0;
         let started = of.start_needs[op.0 as usize] == 0;
-        let edges = of.plan.edges();
-        let first = edges.partition_point(|edge| edge.to < op);
-        let incoming = edges[first..].iter().take_while(|edge| edge.to == op);
-        let mut incoming = incoming.filter(|edge| edge.gate == started && unfinished(edge.from));
-        if let Some(edge) = incoming.next() {
-            return Some((rank, edge.from));
+        let leads_here = |from: &OpId| of.flow.out(*from).contains(&(op, started));
+        if let Some(from) = of.plan.ops().find(|from| leads_here(from) && unfinished(*from)) {
+            return Some((rank, from));
         }
         if !started {
-            let previous = of.plan.op_ids().find(|earlier| of.shape.successor[earlier.0 as usize] == Some(op));
+            let previous = of.plan.ops().find(|earlier| of.flow.successor(*earlier) == Some(op));
             return previous.map(|previous| (rank, previous));
         }
-        let tag = of.tag[op.0 as usize]?;
+        let tag = self.tag(rank, op)?;
         let waiting = |&&(peer, theirs): &&(u32, OpId)| {
             self.exchanges(rank, op, peer) && self.ranks[peer as usize].start_needs[theirs.0 as usize] > 0
         };
-        self.tags.shared[tag as usize].ops.iter().find(waiting).copied()
+        self.tags.shared[tag].ops.iter().find(waiting).copied()
     }
 }
 
 impl<'a> Rank<'a> {
-    fn new(plan: Member<'a>, shape: &'a Shape, issued: &[(OpId, usize)]) -> Self {
-        let mut tag = vec![None; plan.ops.len()];
-        for &(op, index) in issued {
-            tag[op.0 as usize] = Some(index as u32);
-        }
-        Self { plan, shape, start_needs: shape.start_needs.clone(), end_needs: shape.end_needs.clone(), tag }
-    }
-}
-
-impl Shape {
-    fn new(plan: &Checked<Plan>) -> Self {
-        let ops = plan.ops.len();
-        let mut shape = Self {
-            start_needs: vec![0; ops],
-            end_needs: vec![1; ops],
-            successor: vec![None; ops],
-            first_out: vec![0; ops + 1],
-            out: vec![(OpId(0), false); plan.edges().len()],
-            peers: plan.op_ids().map(|op| peers(plan, op)).collect(),
-        };
-        let mut last: Vec<Option<OpId>> = vec![None; plan.streams.len()];
-        for id in plan.op_ids() {
-            if let Some(previous) = last[plan.op(id).stream.0 as usize].replace(id) {
-                shape.successor[previous.0 as usize] = Some(id);
-                shape.start_needs[id.0 as usize] += 1;
-            }
-        }
-        for edge in plan.edges() {
-            shape.first_out[edge.from.0 as usize + 1] += 1;
-            let needs = if edge.gate { &mut shape.end_needs } else { &mut shape.start_needs };
-            needs[edge.to.0 as usize] += 1;
-        }
-        for op in 0..ops {
-            shape.first_out[op + 1] += shape.first_out[op];
-        }
-        let mut next = shape.first_out.clone();
-        for edge in plan.edges() {
-            let slot = &mut next[edge.from.0 as usize];
-            shape.out[*slot as usize] = (edge.to, edge.gate);
-            *slot += 1;
-        }
-        for (needs, peers) in shape.end_needs.iter_mut().zip(&shape.peers) {
-            *needs += match peers {
+    fn new(plan: Member<'a>) -> Self {
+        let outline = plan.outline;
+        let mut end_needs = outline.flow.end_needs.clone();
+        for comm in &outline.comms {
+            end_needs[comm.op.0 as usize] += match outline.peers(comm.op) {
                 Peers::Nobody => 0,
                 Peers::All => 1,
                 Peers::Some(peers) => peers.len() as u32,
             };
         }
-        shape
+        Self { plan, flow: &outline.flow, start_needs: outline.flow.start_needs.clone(), end_needs }
     }
 }
 
-/// With whom an op exchanges. A reducing op needs the whole group: a rank without a slot of its
-/// own sends to all others.
-fn peers(plan: &Plan, op: OpId) -> Peers {
-    let Some(comm) = plan.comm(op) else { return Peers::Nobody };
-    if comm.kind.reduces() {
-        return Peers::All;
-    }
-    let mut peers: Vec<u32> = comm.transfers.iter().map(|transfer| transfer.peer).collect();
-    peers.sort_unstable();
-    peers.dedup();
-    match peers.len() {
-        0 => Peers::Nobody,
-        n if n + 1 == plan.groups[comm.group as usize].len() => Peers::All,
-        _ => Peers::Some(peers),
-    }
-}
-
-fn op_on(tags: &Tags, tag: u32, rank: u32) -> Option<OpId> {
-    let ops = &tags.shared[tag as usize].ops;
+fn op_on(tags: &Tags, tag: usize, rank: u32) -> Option<OpId> {
+    let ops = &tags.shared[tag].ops;
     ops.binary_search_by_key(&rank, |op| op.0).ok().map(|at| ops[at].1)
 }

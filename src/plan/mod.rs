@@ -28,6 +28,7 @@ mod member;
 pub mod memory;
 mod operands;
 pub mod order;
+mod outline;
 mod region;
 mod replay;
 mod rules;
@@ -36,8 +37,9 @@ mod world;
 
 pub use builder::{Builder, View};
 pub use law::{Checked, check, check_lowered};
+pub use outline::Outline;
 pub use region::Region;
-pub use world::{check_ranks, check_world};
+pub use world::{check_outlines, check_ranks, check_world};
 
 use crate::dtype::Dtype;
 use crate::kernel::spec::{Kernel, Mode};

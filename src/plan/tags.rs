@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::member::Member;
-use super::rules::at;
 use super::{CommKind, OpId};
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -46,12 +45,12 @@ impl Tags {
                 global.push(*groups.entry(plan.group(group)).or_insert(next));
             }
             let mut issued = Vec::new();
-            for id in plan.op_ids() {
-                let Some(comm) = plan.comm(id) else { continue };
+            for comm in &plan.comms {
+                let id = comm.op;
                 let group = global[comm.group as usize];
-                let index = *by_tag.entry((comm.tag.0, group)).or_insert_with(|| {
+                let index = *by_tag.entry((comm.tag, group)).or_insert_with(|| {
                     let ranks = plan.group(comm.group as usize).into_owned();
-                    let tag = comm.tag.0;
+                    let tag = comm.tag;
                     tags.shared.push(Shared { kind: comm.kind, dtype: comm.dtype, tag, group, ranks, ops: Vec::new() });
                     tags.shared.len() - 1
                 });
@@ -61,10 +60,10 @@ impl Tags {
                     let (rank, op) = shared.ops.first().copied().unwrap_or((plan.rank(), id));
                     let why = format!(
                         "has tag {} with another {what} than \"{}\" on rank {rank}: a tag is one communication",
-                        comm.tag.0,
+                        comm.tag,
                         plans[rank as usize].label(op)
                     );
-                    return Err(at(plan, id, why));
+                    return Err(plan.at(id, why));
                 }
                 shared.ops.push((plan.rank(), id));
                 issued.push((id, index));
@@ -79,7 +78,7 @@ impl Tags {
                 "rank {absent} of its group has no such op with tag {} and this group: every rank of the group issues it",
                 shared.tag
             );
-            return Err(at(&plans[*rank as usize], *op, why));
+            return Err(plans[*rank as usize].at(*op, why));
         }
         Ok(tags)
     }

@@ -10,9 +10,10 @@
 use std::collections::HashMap;
 
 use super::member::{Member, members};
-use super::rules::{at, law};
+use super::outline::Exchange;
+use super::rules::law;
 use super::tags::{Shared, Tags};
-use super::{Checked, Comm, Direction, OpId, Plan, check, deadlock};
+use super::{Checked, Direction, OpId, Outline, Plan, check, deadlock};
 use crate::error::{Error, Result};
 
 /// Holds the plans of all ranks, in any order, to the law; returns them by rank.
@@ -42,21 +43,33 @@ pub fn check_world(plans: Vec<Plan>) -> Result<Vec<Checked<Plan>>> {
 /// # Errors
 /// [`Error::Law`] as [`check_world`].
 pub fn check_ranks(plans: &[Checked<Plan>]) -> Result<()> {
-    let world = plans.first().map_or(0, |plan| plan.world as usize);
-    let strange = |(rank, plan): &(usize, &Checked<Plan>)| plan.rank as usize != *rank || plan.world as usize != world;
-    if let Some((rank, plan)) = plans.iter().enumerate().find(strange) {
-        let why = format!("is the plan of rank {} of {}, not of rank {rank} of {world}", plan.rank, plan.world);
-        return Err(law(plan, "plan", why));
+    let mut outlines: Vec<Outline> = Vec::with_capacity(plans.len());
+    for plan in plans {
+        outlines.push(Outline::of(plan, outlines.last()));
     }
-    if plans.is_empty() {
+    check_outlines(&outlines)
+}
+
+/// [`check_ranks`] of plans of which only the outlines are left.
+///
+/// # Errors
+/// [`Error::Law`] as [`check_world`].
+pub fn check_outlines(outlines: &[Outline]) -> Result<()> {
+    let world = outlines.first().map_or(0, |of| of.world as usize);
+    let strange = |(rank, of): &(usize, &Outline)| of.rank as usize != *rank || of.world as usize != world;
+    if let Some((rank, of)) = outlines.iter().enumerate().find(strange) {
+        let why = format!("is the plan of rank {} of {}, not of rank {rank} of {world}", of.rank, of.world);
+        return Err(Error::Law { rank: of.rank as usize, op: "plan".into(), why });
+    }
+    let count = outlines.len();
+    if count == 0 {
         return Ok(());
     }
-    if !world.is_multiple_of(plans.len()) {
-        let why =
-            format!("{} plans cannot repeat to a world of {world}: give all, or a number that divides", plans.len());
+    if !world.is_multiple_of(count) {
+        let why = format!("{count} plans cannot repeat to a world of {world}: give all, or a number that divides");
         return Err(Error::Law { rank: 0, op: "plan".into(), why });
     }
-    let members = members(plans);
+    let members = members(outlines);
     let tags = Tags::of(&members)?;
     counts_agree(&members, &tags)?;
     one_order(&members, &tags)?;
@@ -74,8 +87,8 @@ fn counts_agree(plans: &[Member], tags: &Tags) -> Result<()> {
         received.clear();
         for &(rank, op) in &shared.ops {
             let plan = plans[rank as usize];
-            let Some(comm) = plan.comm(op) else { continue };
-            list_messages(plan, op, comm, shared, &mut numbers, &mut sent, &mut received);
+            let Some(comm) = plan.comm(op).map(|comm| &plan.outline.comms[comm]) else { continue };
+            list_messages(plan, comm, shared, &mut numbers, &mut sent, &mut received);
         }
         sent.sort_unstable();
         received.sort_unstable();
@@ -96,7 +109,7 @@ fn counts_agree(plans: &[Member], tags: &Tags) -> Result<()> {
         );
         let op = shared.ops.iter().find(|(rank, _)| *rank == from).or(shared.ops.first());
         return Err(match op {
-            Some((rank, op)) => at(&plans[*rank as usize], *op, why),
+            Some((rank, op)) => plans[*rank as usize].at(*op, why),
             None => Error::Law { rank: from as usize, op: "plan".into(), why },
         });
     }
@@ -105,25 +118,24 @@ fn counts_agree(plans: &[Member], tags: &Tags) -> Result<()> {
 
 fn list_messages(
     plan: Member,
-    op: OpId,
-    comm: &Comm,
+    comm: &Exchange,
     shared: &Shared,
     numbers: &mut HashMap<(Direction, u32), u32>,
     sent: &mut Vec<Message>,
     received: &mut Vec<Message>,
 ) {
     numbers.clear();
-    for (transfer, access) in comm.transfers.iter().zip(plan.accesses(op)) {
-        let elems = access.region.elems();
-        if comm.kind.reduces() && transfer.direction == Direction::Recv {
+    for message in plan.messages(comm) {
+        let elems = message.elems;
+        if comm.kind.reduces() && message.direction == Direction::Recv {
             // A sum takes one slot of its own size from every rank of the group.
             received.extend(shared.ranks.iter().map(|&from| (from, plan.rank(), 0, elems)));
             continue;
         }
-        let number = numbers.entry((transfer.direction, transfer.peer)).or_insert(0);
-        match transfer.direction {
-            Direction::Send => sent.push((plan.rank(), plan.named(transfer.peer), *number, elems)),
-            Direction::Recv => received.push((plan.named(transfer.peer), plan.rank(), *number, elems)),
+        let number = numbers.entry((message.direction, message.peer)).or_insert(0);
+        match message.direction {
+            Direction::Send => sent.push((plan.rank(), plan.named(message.peer), *number, elems)),
+            Direction::Recv => received.push((plan.named(message.peer), plan.rank(), *number, elems)),
         }
         *number += 1;
     }
@@ -163,7 +175,7 @@ fn one_order(plans: &[Member], tags: &Tags) -> Result<()> {
                         "is issued before \"{}\", but rank {other} issues them the other way round: issue shared communications in one order",
                         earlier.map_or("another op", |(_, op)| plan.label(*op)),
                     );
-                    return Err(at(plan, issued[positions[at_first]].0, why));
+                    return Err(plan.at(issued[positions[at_first]].0, why));
                 }
             }
         }

@@ -3,8 +3,6 @@
 //! ([`order`]) shows that the copies of this transport order everything anyway. The two must agree
 //! on each. No plan may hold a wait or gate that is needless without help of a transport: lowering
 //! is safe and minimal.
-//!
-//! With `SEQPAR_SEEDS` above 1 every rank and way is tried, otherwise a sample.
 #![cfg(feature = "cuda")]
 
 mod change;
@@ -26,7 +24,7 @@ use seqpar::plan::lower::{Gates, Lowered};
 use seqpar::plan::memory::Memory;
 
 use change::Change;
-use mock::layers::{Way, kernels, layer, plans, seeds};
+use mock::layers::{Way, kernels, layer, plans};
 use mock::workload::context;
 use mock::{MODES, Mock, on_mock};
 use order::{Between, World};
@@ -90,8 +88,6 @@ fn what_is_left_out_is_reported_or_proven_needless() {
     on_mock(|mock| {
         mock.configure("sms=4");
         let mut counts: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
-        let every = seeds() > 1;
-        let mut at = 0;
         for (ranks, world) in [2, 3].into_iter().flat_map(|ranks| worlds(ranks).into_iter().map(move |w| (ranks, w))) {
             for gates in [Gates::Events, Gates::Flags] {
                 let plain = Subject::new(world, ranks, Way { capability: 90, gates, graph: false });
@@ -108,19 +104,13 @@ fn what_is_left_out_is_reported_or_proven_needless() {
                     }
                 }
                 assert_eq!(unknown.unordered(&plain.lowered), None, "{}", world.name());
-                let ways = ways(gates);
-                for (i, way) in ways.iter().enumerate() {
-                    let subject = Subject::new(world, ranks, *way);
+                for way in ways(gates) {
+                    let subject = Subject::new(world, ranks, way);
                     let inside = gates == Gates::Flags && way.capability == 90;
                     let known = World::new(&subject.plans, &subject.memory, Between::Loopback { inside });
                     assert_eq!(known.unordered(&subject.lowered), None, "{}", world.name());
                     for rank in 0..ranks {
                         for change in Change::all(&subject.lowered[rank]) {
-                            at += 1;
-                            // Each change once: the ranks of a world and the ways in turn.
-                            if !every && (at / ways.len() % ranks != rank || at % ways.len() != i) {
-                                continue;
-                            }
                             let what = format!("{} of {ranks}, {way:?}, rank {rank}, {change:?}", world.name());
                             let count = counts.entry(change.kind()).or_default();
                             count[usize::from(!judge(mock, &subject, &known, rank, change, &what))] += 1;

@@ -1,9 +1,6 @@
 //! The executor over peers, a rank a thread: every strategy at 1 to 4 ranks, on one device and on
 //! one each, eager and as a graph, gates as events and as flags. No race is reported, the bits are
-//! those of loopback, bytes are the plan's.
-//!
-//! By default each world is run in one mode and way, in turn; `SEQPAR_SEEDS=n` runs n schedules of
-//! every mode and way.
+//! those of loopback, bytes are the plan's; in every scheduling mode with 20 seeds (`SEQPAR_SEEDS`).
 
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -16,22 +13,19 @@ use seqpar::exec::Report;
 use seqpar::exec::cuda::{
     CudaOptions, Kernels, Outputs, Transport, gathered, prepare, prepare_rank, run_local, run_tensors,
 };
-use seqpar::plan::lower::Gates;
 use seqpar::plan::{Checked, Plan, check_world};
 use seqpar::rendezvous::{MemoryStore, Store};
 use seqpar::strategy::{self, LayerProblem, Options};
 
 use crate::exchange::DEADLINE;
-use crate::mock::{MODES, Mock, on_mock};
+use crate::mock::layers::schedules;
+use crate::mock::{Mock, on_mock};
 use crate::support::cases::{Case, layer_inputs};
 use crate::support::worlds::{World, worlds};
 use crate::support::{Rng, Tensors, assert_same_bits};
 
 /// How long a rank waits for one that has left.
 const PATIENCE: Duration = Duration::from_secs(15);
-
-/// Gates, graph.
-const WAYS: [(Gates, bool); 3] = [(Gates::Events, false), (Gates::Events, true), (Gates::Flags, false)];
 
 fn layer(case: &Case, ranks: usize) -> LayerProblem {
     LayerProblem {
@@ -109,56 +103,58 @@ fn threads(
     })
 }
 
-fn seeds() -> Option<u64> {
-    std::env::var("SEQPAR_SEEDS").ok().and_then(|s| s.parse().ok())
+/// Every strategy of so many ranks, in every schedule, on one device and on one each in turn.
+fn every_strategy_has_the_bits_of_loopback(mock: &Mock, ranks: usize) {
+    mock.configure("sms=4 devices=4 host=thread");
+    let (case, inputs) = small();
+    for world in worlds(ranks) {
+        let plans = plans(&case, &world, ranks);
+        mock.reset("late", 0);
+        let want = loopback(plans.clone(), &inputs);
+        for (mode, seed, gates, graph) in schedules() {
+            let runs = if graph && seed == 0 { 20 } else { 2 };
+            let devices = if seed / 2 % 2 == 0 { 1 } else { 4 };
+            mock.reset(mode, seed);
+            // Races within kernels are looked for by their own tests.
+            mock.configure("check=0");
+            let mut options = CudaOptions::default();
+            (options.gates, options.graph, options.deadline) = (gates, graph, DEADLINE);
+            let what =
+                format!("{} of {ranks}, {mode} {seed}, {gates:?}, graph {graph}, {devices} devices", world.name());
+            let results = threads(mock, &plans, &inputs, &options, runs, devices);
+            mock.assert_clean(&what);
+            assert_eq!(mock.leaks(), Vec::<String>::new(), "{what}");
+            let mut outputs = Vec::new();
+            for (rank, result) in results.into_iter().enumerate() {
+                let (own, report) = result.unwrap_or_else(|e| panic!("{what}: {e}"));
+                outputs.extend(own);
+                assert_eq!(report.bytes_sent[rank], plans[rank].bytes_sent(), "{what}");
+            }
+            let buffers: Vec<_> = plans.iter().map(|plan| plan.buffers.clone()).collect();
+            assert_same_bits(&what, &gathered(&buffers, &outputs).unwrap(), &want);
+        }
+    }
 }
 
-fn schedules(nth: usize) -> Vec<(&'static str, u64, (Gates, bool))> {
-    let Some(seeds) = seeds() else { return vec![(MODES[nth % 4], nth as u64, WAYS[nth % 3])] };
-    let all = MODES.iter().flat_map(|mode| (0..seeds).flat_map(move |seed| WAYS.map(|way| (*mode, seed, way))));
-    all.collect()
+// A process each: they run side by side.
+#[test]
+fn every_strategy_has_the_bits_of_loopback_on_one_rank() {
+    on_mock(|mock| every_strategy_has_the_bits_of_loopback(mock, 1));
 }
 
 #[test]
-fn every_strategy_has_the_bits_of_loopback() {
-    on_mock(|mock| {
-        mock.configure("sms=4 devices=4 host=thread");
-        let (case, inputs) = small();
-        let mut nth = 0;
-        for ranks in 1..=4 {
-            for world in worlds(ranks) {
-                let plans = plans(&case, &world, ranks);
-                mock.reset("late", 0);
-                let want = loopback(plans.clone(), &inputs);
-                for (mode, seed, (gates, graph)) in schedules(nth) {
-                    let often = seeds().is_some() || ["fastseq", "megatron"].contains(&world.strategy.name());
-                    let runs = if graph && often { 20 } else { 2 };
-                    let devices = if nth.is_multiple_of(2) { 1 } else { 4 };
-                    mock.reset(mode, seed);
-                    let mut options = CudaOptions::default();
-                    (options.gates, options.graph, options.deadline) = (gates, graph, DEADLINE);
-                    let what = format!(
-                        "{} of {ranks}, {mode} {seed}, {gates:?}, graph {graph}, {devices} devices",
-                        world.name()
-                    );
-                    let begin = Instant::now();
-                    let results = threads(mock, &plans, &inputs, &options, runs, devices);
-                    mock.assert_clean(&what);
-                    assert_eq!(mock.leaks(), Vec::<String>::new(), "{what}");
-                    let mut outputs = Vec::new();
-                    for (rank, result) in results.into_iter().enumerate() {
-                        let (own, report) = result.unwrap_or_else(|e| panic!("{what}: {e}"));
-                        outputs.extend(own);
-                        assert_eq!(report.bytes_sent[rank], plans[rank].bytes_sent(), "{what}");
-                    }
-                    let buffers: Vec<_> = plans.iter().map(|plan| plan.buffers.clone()).collect();
-                    assert_same_bits(&what, &gathered(&buffers, &outputs).unwrap(), &want);
-                    println!("{what}: {:.1} s", begin.elapsed().as_secs_f64());
-                }
-                nth += 1;
-            }
-        }
-    });
+fn every_strategy_has_the_bits_of_loopback_on_two_ranks() {
+    on_mock(|mock| every_strategy_has_the_bits_of_loopback(mock, 2));
+}
+
+#[test]
+fn every_strategy_has_the_bits_of_loopback_on_three_ranks() {
+    on_mock(|mock| every_strategy_has_the_bits_of_loopback(mock, 3));
+}
+
+#[test]
+fn every_strategy_has_the_bits_of_loopback_on_four_ranks() {
+    on_mock(|mock| every_strategy_has_the_bits_of_loopback(mock, 4));
 }
 
 /// A rank that leaves after its first run, while the others go on.

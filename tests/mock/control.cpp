@@ -38,6 +38,7 @@ int mock_configure(const char* text) {
     if (word == "reset") {
       engine.reset(lock);
       forget_dead();
+      engine.memory.forget_dead();
     } else {
       unknown += !engine.options.apply(word);
       if (engine.options.processes_s > 0) unknown += !engine.memory.share();

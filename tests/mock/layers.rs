@@ -10,6 +10,8 @@ use seqpar::strategy::{self, LayerProblem, Options};
 use crate::support::cases::Case;
 use crate::support::worlds::World;
 
+use super::MODES;
+
 /// How a world runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Way {
@@ -61,7 +63,13 @@ pub fn kernels(context: &Context) -> Kernels {
     unsafe { Kernels::load(context, &[b"any image"]) }.unwrap()
 }
 
-/// Schedules a mode: `SEQPAR_SEEDS`, 1 by default. Above 1 suites leave nothing out.
-pub fn seeds() -> u64 {
-    std::env::var("SEQPAR_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1)
+/// Every mode with seeds 0 to 19 (`SEQPAR_SEEDS` for another number), eager and as a graph; gates are
+/// events and flags in turn.
+pub fn schedules() -> impl Iterator<Item = (&'static str, u64, Gates, bool)> {
+    let seeds = std::env::var("SEQPAR_SEEDS").map_or(20, |seeds| seeds.parse().unwrap());
+    let of = move |mode| (0..seeds).flat_map(move |seed| [false, true].map(|graph| (mode, seed, graph)));
+    MODES.into_iter().flat_map(of).map(|(mode, seed, graph)| {
+        let gates = if (seed % 2 == 0) == graph { Gates::Events } else { Gates::Flags };
+        (mode, seed, gates, graph)
+    })
 }

@@ -35,10 +35,8 @@ use crate::emulation::accesses::Touched;
 /// In the child's environment.
 const CHILD: &str = "SEQPAR_TEST_MOCK";
 
-/// Of a test; nobody knows how long a whole matrix takes.
-fn deadline() -> Duration {
-    Duration::from_secs(if layers::seeds() > 1 { 12 * 3600 } else { 300 })
-}
+/// Of a test: what takes longer hangs.
+const DEADLINE: Duration = Duration::from_secs(1800);
 
 pub const MODES: [&str; 4] = ["late", "random", "eager", "threads"];
 
@@ -71,7 +69,7 @@ pub fn on_mock<F: FnOnce(&Mock)>(body: F) {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        if begin.elapsed() > deadline() {
+        if begin.elapsed() > DEADLINE {
             child.kill().unwrap();
             panic!("{test} hangs on the mock driver");
         }

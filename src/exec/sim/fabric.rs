@@ -75,7 +75,7 @@ impl Fabric {
         Self {
             ports: Ports::new(gpu, seats.world),
             groups: seats.iter().map(groups).collect(),
-            open: seats.iter().map(|seat| vec![0; seat.program.streams.len()]).collect(),
+            open: seats.iter().map(|seat| vec![0; seat.program.lowered.streams.len()]).collect(),
             halves: HashMap::new(),
             gathering: HashMap::new(),
             gpu: gpu.clone(),

@@ -84,13 +84,16 @@ pub struct Figures {
     pub peak_bytes: Vec<usize>,
 }
 
-/// A world to be simulated, rank by rank: of each plan it keeps only what takes time.
+/// A world to be simulated, rank by rank: of each plan it keeps only what takes time, and what
+/// ranks have alike once.
 ///
 /// A world may repeat itself: with the plans of its first n ranks only, rank q does what rank
 /// q mod n does, with every rank shifted, as [`crate::plan::check_ranks`] checks it.
 pub struct World<'a> {
     machine: &'a SimMachine,
     options: SimOptions<'a>,
+    /// Rank of the first program.
+    first: usize,
     programs: Vec<Program>,
     world: usize,
 }
@@ -98,7 +101,12 @@ pub struct World<'a> {
 impl<'a> World<'a> {
     /// A world without ranks on `machine`.
     pub fn new(machine: &'a SimMachine, options: SimOptions<'a>) -> Self {
-        Self { machine, options, programs: Vec::new(), world: 0 }
+        Self::starting_at(0, machine, options)
+    }
+
+    /// A part of a world, from rank `first` on, to be appended to the ranks before it.
+    pub fn starting_at(first: usize, machine: &'a SimMachine, options: SimOptions<'a>) -> Self {
+        Self { machine, options, first, programs: Vec::new(), world: 0 }
     }
 
     /// Adds the next rank.
@@ -106,16 +114,30 @@ impl<'a> World<'a> {
     /// # Errors
     /// A plan of another rank than the next, or of another world.
     pub fn push(&mut self, plan: &Checked<Plan>) -> Result<()> {
-        let next = self.programs.len();
-        if plan.rank as usize != next || next > 0 && plan.world as usize != self.world {
-            return Err(Error::Mesh(format!(
-                "plan {next} is for rank {} of {}: add the plans of one world in order",
-                plan.rank, plan.world
-            )));
-        }
+        self.is_next(plan.rank as usize, plan.world as usize)?;
         self.world = plan.world as usize;
-        self.programs.push(Program::of(plan, self.machine, self.options.measured));
+        let program = Program::of(plan, self.machine, self.options.measured, self.programs.last());
+        self.programs.push(program);
         Ok(())
+    }
+
+    /// Adds the ranks of `part`, made with the same machine and options.
+    ///
+    /// # Errors
+    /// Ranks other than the next ones, or of another world.
+    pub fn append(&mut self, part: World<'a>) -> Result<()> {
+        self.is_next(part.first, part.world)?;
+        self.world = part.world;
+        self.programs.extend(part.programs);
+        Ok(())
+    }
+
+    fn is_next(&self, rank: usize, world: usize) -> Result<()> {
+        let next = self.first + self.programs.len();
+        if rank == next && (self.programs.is_empty() || world == self.world) {
+            return Ok(());
+        }
+        Err(Error::Mesh(format!("plan {next} is for rank {rank} of {world}: add the plans of one world in order")))
     }
 
     /// Simulates the world.
@@ -139,7 +161,7 @@ impl<'a> World<'a> {
     }
 
     fn run(&self, spans: bool) -> Result<record::Record> {
-        if self.programs.is_empty() || !self.world.is_multiple_of(self.programs.len()) {
+        if self.first > 0 || self.programs.is_empty() || !self.world.is_multiple_of(self.programs.len()) {
             return Err(Error::Mesh(format!(
                 "{} plans of a world of {}: simulate the plans of one whole world, or of a part that repeats",
                 self.programs.len(),

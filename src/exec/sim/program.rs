@@ -2,20 +2,19 @@
 //! ranks fit in memory: the plan itself is not needed any more.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::cost::{self, Cost};
 use super::machine::SimMachine;
 use crate::exec::Report;
-use crate::plan::lower::{Command, GateWait, Gates};
+use crate::plan::lower::{Gates, Lowered};
 use crate::plan::{Checked, CommKind, Direction, OpId, OpKind, Plan};
 
 /// What one rank does.
 #[derive(Clone, Debug)]
 pub(super) struct Program {
-    pub(super) streams: Vec<Vec<Command>>,
-    pub(super) events: u32,
-    /// Sorted by op and piece.
-    pub(super) gates: Vec<GateWait>,
+    /// Mostly alike on all ranks.
+    pub(super) lowered: Arc<Lowered>,
     pub(super) ops: Vec<Work>,
     pub(super) pieces: Vec<Cost>,
     pub(super) comms: Vec<Exchange>,
@@ -82,12 +81,18 @@ impl Measured {
 }
 
 impl Program {
-    pub(super) fn of(plan: &Checked<Plan>, machine: &SimMachine, measured: Option<&Measured>) -> Self {
-        let lowered = plan.lowered(Gates::Flags);
+    /// Shares with `like`, another rank of the world, what both have alike.
+    pub(super) fn of(
+        plan: &Checked<Plan>,
+        machine: &SimMachine,
+        measured: Option<&Measured>,
+        like: Option<&Program>,
+    ) -> Self {
+        let mut lowered = plan.lowered(Gates::Flags);
+        lowered.gates.sort_unstable_by_key(|gate| (gate.op, gate.piece));
+        let shared = like.map(|like| &like.lowered).filter(|of_like| ***of_like == lowered).cloned();
         let mut program = Self {
-            streams: lowered.streams,
-            events: lowered.events,
-            gates: lowered.gates,
+            lowered: shared.unwrap_or_else(|| Arc::new(lowered)),
             ops: Vec::with_capacity(plan.ops.len()),
             pieces: Vec::new(),
             comms: Vec::with_capacity(plan.comms.len()),
@@ -97,7 +102,6 @@ impl Program {
             messages_sent: plan.messages_sent(),
             peak_bytes: plan.memory().peak_bytes,
         };
-        program.gates.sort_unstable_by_key(|gate| (gate.op, gate.piece));
         for id in plan.op_ids() {
             let work = program.work(plan, id, machine, measured);
             program.ops.push(work);
@@ -111,7 +115,7 @@ impl Program {
         match plan.op(id).kind {
             OpKind::Kernel(i) => {
                 let kernel = &plan.kernels[i as usize];
-                let gated = self.gates.binary_search_by_key(&id, |gate| gate.op).is_ok();
+                let gated = self.lowered.gates.binary_search_by_key(&id, |gate| gate.op).is_ok();
                 let cost = |piece| cost::piece(machine, kernel, piece);
                 if gated {
                     let pieces = (0..kernel.pieces()).map(|i| seen(Some(i as u16)).unwrap_or_else(|| cost(i)));
@@ -158,8 +162,11 @@ impl Program {
 
     /// The flags for which a piece waits.
     pub(super) fn flags(&self, op: OpId, piece: u16) -> impl Iterator<Item = u32> + '_ {
-        let first = self.gates.partition_point(|gate| (gate.op, gate.piece) < (op, piece));
-        self.gates[first..].iter().take_while(move |gate| (gate.op, gate.piece) == (op, piece)).map(|gate| gate.flag.0)
+        let first = self.lowered.gates.partition_point(|gate| (gate.op, gate.piece) < (op, piece));
+        self.lowered.gates[first..]
+            .iter()
+            .take_while(move |gate| (gate.op, gate.piece) == (op, piece))
+            .map(|gate| gate.flag.0)
     }
 }
 

@@ -72,7 +72,7 @@ pub(super) struct Run<'a> {
 pub(super) fn run(seats: Seats, machine: &SimMachine, options: &SimOptions, spans: bool) -> Result<Record> {
     let mut run = Run::new(seats, machine, options, spans);
     for (rank, seat) in seats.iter().enumerate() {
-        for stream in 0..seat.program.streams.len() {
+        for stream in 0..seat.program.lowered.streams.len() {
             run.queue.push(0, Lane { rank: rank as u32, stream: stream as u16 }, What::Step);
         }
     }
@@ -87,8 +87,8 @@ impl<'a> Run<'a> {
     fn new(seats: Seats<'a>, machine: &SimMachine, options: &SimOptions, spans: bool) -> Self {
         let stream = |_| Stream { position: 0, state: State::Next, piece: Piece::default() };
         let rank = |program: &Program| Rank {
-            streams: (0..program.streams.len()).map(stream).collect(),
-            recorded: vec![false; program.events as usize],
+            streams: (0..program.lowered.streams.len()).map(stream).collect(),
+            recorded: vec![false; program.lowered.events as usize],
             load: Load::default(),
         };
         let (net, issue_ns, comm_gap_ns) = match &machine.device {
@@ -147,7 +147,7 @@ impl<'a> Run<'a> {
             if !matches!(stream.state, State::Next) {
                 return;
             }
-            let Some(command) = program.streams[lane.stream as usize].get(stream.position) else { return };
+            let Some(command) = program.lowered.streams[lane.stream as usize].get(stream.position) else { return };
             match *command {
                 Command::Wait(event) => {
                     if !self.ranks[lane.rank as usize].recorded[event.0 as usize] {
@@ -248,7 +248,7 @@ impl<'a> Run<'a> {
         stream.piece.runs = false;
         let program = self.seats.of(lane.rank).program;
         let Work::Compute { count, .. } = program.ops[op.0 as usize] else { return };
-        let gated = program.gates.binary_search_by_key(&op, |gate| gate.op).is_ok();
+        let gated = program.lowered.gates.binary_search_by_key(&op, |gate| gate.op).is_ok();
         let shown = gated.then_some(piece);
         self.record.end(true, Moment { rank: lane.rank, stream: lane.stream, op: op.0, piece: shown, begin, end: now });
         if u32::from(piece) + 1 < count {
@@ -294,7 +294,7 @@ impl<'a> Run<'a> {
     fn finished(&self) -> Result<()> {
         for (rank, (of, seat)) in self.ranks.iter().zip(self.seats.iter()).enumerate() {
             for (index, stream) in of.streams.iter().enumerate() {
-                if stream.position < seat.program.streams[index].len() || !matches!(stream.state, State::Next) {
+                if stream.position < seat.program.lowered.streams[index].len() || !matches!(stream.state, State::Next) {
                     let why = format!("stream {index} never ends: simulate the plans of one whole world, in order");
                     return Err(Error::Rank { rank, op: "simulation".into(), why });
                 }

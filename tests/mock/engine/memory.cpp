@@ -81,6 +81,10 @@ void Memory::release(std::unique_lock<std::mutex>& lock, uint64_t address) {
   lock.lock();
 }
 
+void Memory::forget_dead() {
+  for (auto it = all_.begin(); it != all_.end();) it = it->second.live ? std::next(it) : all_.erase(it);
+}
+
 const Allocation* Memory::find(uint64_t address, uint64_t* first) const {
   auto after = all_.upper_bound(address);
   if (after == all_.begin()) return nullptr;

@@ -36,6 +36,8 @@ class Memory {
   Shared lend(std::unique_lock<std::mutex>& lock, uint64_t address);
   // An allocation of another process; 0: it is gone.
   uint64_t map(const Shared& from);
+  // Those that were freed are as if they had never been.
+  void forget_dead();
   // The allocation that holds `address`, dead or alive, and its first address; null: none.
   const Allocation* find(uint64_t address, uint64_t* first = nullptr) const;
   std::string name_of(uint64_t address, uint64_t bytes) const;

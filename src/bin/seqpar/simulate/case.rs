@@ -1,11 +1,11 @@
 //! A model on a machine, and its strategies simulated.
 
-use seqpar::auto;
+use seqpar::auto::{self, Prediction};
 use seqpar::dit::models::{LayerKind, Model, Sizes};
 use seqpar::exec::sim::{self, Launch, SimMachine, SimOptions, Transport};
 use seqpar::exec::{Report, trace};
 use seqpar::mesh::Mesh;
-use seqpar::plan::{Checked, Plan, Role, check_world};
+use seqpar::plan::{Role, check_world};
 use seqpar::strategy::{self, LayerProblem, Options, Strategy};
 
 use serde_json::Value;
@@ -131,11 +131,12 @@ impl<'a> Case<'a> {
                 1 => (Strategy::Single, Mesh::new(1, 1)?),
                 _ => (strategy, whole),
             };
-            let plans = self.plans(kind, strategy, &mesh, &options)?;
-            let bound = plans[0].buffers.iter().filter(|buffer| buffer.role == Role::Input && buffer.dims[0] == 1);
+            let problem = self.model.layer(kind, &self.sizes, self.ranks)?;
+            let first = strategy::layer_rank(&problem, strategy, &mesh, &options, 0)?;
+            let bound = first.buffers.iter().filter(|buffer| buffer.role == Role::Input && buffer.dims[0] == 1);
             let of_layer = bound.filter(|buffer| buffer.name.contains("weight") || buffer.name.contains("bias"));
             weights.push(of_layer.map(|buffer| buffer.bytes() as u64).sum());
-            let prediction = auto::predict(self.machine, self.simulation, strategy, mesh, plans)?;
+            let prediction = self.predict(self.machine, &problem, strategy, &mesh, &options)?;
             let beside = self.model.beside(kind, &self.sizes, self.ranks);
             let beside_s = beside.iter().map(|kernel| sim::kernel_s(self.machine, kernel)).sum();
             kinds.push((kind, prediction, beside_s));
@@ -144,16 +145,17 @@ impl<'a> Case<'a> {
         Ok(Row { strategy, mesh: whole, options, keeps_bits, kinds, weights })
     }
 
-    /// Lawful plans of the ranks until they repeat.
-    fn plans(
+    fn predict(
         &self,
-        kind: &LayerKind,
+        machine: &SimMachine,
+        problem: &LayerProblem,
         strategy: Strategy,
         mesh: &Mesh,
         options: &Options,
-    ) -> seqpar::Result<Vec<Checked<Plan>>> {
-        let problem = self.model.layer(kind, &self.sizes, self.ranks)?;
-        build(&problem, strategy, mesh, options)
+    ) -> seqpar::Result<Prediction> {
+        let count = strategy::period(&problem.attention, strategy, mesh);
+        let build = |rank: usize| strategy::layer_rank(problem, strategy, mesh, options, rank);
+        auto::predict(machine, self.simulation, strategy, *mesh, count, build)
     }
 
     /// Seconds of the first kind of layer that is split, under other circumstances.
@@ -170,8 +172,7 @@ impl<'a> Case<'a> {
         let problem = model.layer(kind, &self.sizes, ranks)?;
         let mut best = f64::INFINITY;
         for options in self.ways(&mesh, strategy) {
-            let plans = build(&problem, strategy, &mesh, &options)?;
-            best = best.min(auto::predict(machine, self.simulation, strategy, mesh, plans)?.seconds);
+            best = best.min(self.predict(machine, &problem, strategy, &mesh, &options)?.seconds);
         }
         Ok(best)
     }
@@ -222,14 +223,4 @@ impl<'a> Case<'a> {
             args.ranks,
         )
     }
-}
-
-fn build(
-    problem: &LayerProblem,
-    strategy: Strategy,
-    mesh: &Mesh,
-    options: &Options,
-) -> seqpar::Result<Vec<Checked<Plan>>> {
-    let count = strategy::period(&problem.attention, strategy, mesh);
-    auto::lawful(count, |rank| strategy::layer_rank(problem, strategy, mesh, options, rank))
 }
