@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::exec::sim::{Busy, SimMachine, SimOptions, World};
 use crate::mesh::Mesh;
-use crate::plan::{Checked, Outline, Plan, check, check_outlines, check_ranks};
+use crate::plan::{Checked, Outlines, Plan, check, check_outlines, check_ranks};
 use crate::shard::even_range;
 use crate::strategy::Strategy;
 
@@ -127,20 +127,20 @@ pub fn predict(
     build: impl Fn(usize) -> Result<Plan> + Sync,
 ) -> Result<Prediction> {
     let part = |ranks: Range<usize>| {
-        let mut outlines: Vec<Outline> = Vec::with_capacity(ranks.len());
+        let mut outlines = Outlines::default();
         let (mut world, mut flops) = (World::starting_at(ranks.start, machine, options), 0f64);
         for rank in ranks {
             let plan = build(rank).and_then(check)?;
-            outlines.push(Outline::of(&plan, outlines.last()));
+            outlines.push(&plan);
             world.push(&plan)?;
             flops = flops.max(plan.flops());
         }
         Ok((outlines, world, flops))
     };
-    let mut outlines = Vec::with_capacity(count);
+    let mut outlines = Outlines::default();
     let (mut world, mut flops) = (World::new(machine, options), 0f64);
     for (of_part, part, most) in in_parts(count, part)? {
-        outlines.extend(of_part);
+        outlines.append(of_part);
         world.append(part)?;
         flops = flops.max(most);
     }

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use super::OpId;
 use super::member::Member;
-use super::outline::{Flow, Peers};
+use super::outline::Peers;
 use super::tags::Tags;
 use crate::error::Result;
 
@@ -23,7 +23,6 @@ pub(super) fn check(plans: &[Member], tags: &Tags) -> Result<()> {
 
 struct Rank<'a> {
     plan: Member<'a>,
-    flow: &'a Flow,
     /// What each op still needs before it starts and before it ends.
     start_needs: Vec<u32>,
     end_needs: Vec<u32>,
@@ -44,7 +43,7 @@ impl<'a> Run<'a> {
         let unstarted = tags.shared.iter().map(|shared| shared.ops.len()).collect();
         let mut ready = VecDeque::new();
         for (rank, of) in ranks.iter().enumerate() {
-            let free = of.plan.ops().filter(|op| of.start_needs[op.0 as usize] == 0);
+            let free = of.plan.flow.ops().filter(|op| of.start_needs[op.0 as usize] == 0);
             ready.extend(free.map(|op| (rank as u32, op, false)));
         }
         Self { tags, ranks, unstarted, ready }
@@ -97,12 +96,12 @@ impl<'a> Run<'a> {
     }
 
     fn peers(&self, rank: u32, op: OpId) -> Peers<'a> {
-        self.ranks[rank as usize].plan.outline.peers(op)
+        self.ranks[rank as usize].plan.peers(op)
     }
 
     /// Index of an op's communication among those of the world.
     fn tag(&self, rank: u32, op: OpId) -> Option<usize> {
-        let comm = self.ranks[rank as usize].plan.comm(op)?;
+        let comm = self.ranks[rank as usize].plan.flow.comm(op)?;
         Some(self.tags.issued[rank as usize][comm].1)
     }
 
@@ -117,7 +116,7 @@ impl<'a> Run<'a> {
 
     fn end(&mut self, rank: u32, op: OpId) {
         let of = &mut self.ranks[rank as usize];
-        let flow = of.flow;
+        let flow = of.plan.flow;
         if let Some(next) = flow.successor(op) {
             of.start_needs[next.0 as usize] -= 1;
             if of.start_needs[next.0 as usize] == 0 {
@@ -147,7 +146,7 @@ impl<'a> Run<'a> {
 
     fn refuse_cycle(&self) -> Result<()> {
         let stuck = self.ranks.iter().enumerate().find_map(|(rank, of)| {
-            of.plan.ops().find(|op| of.end_needs[op.0 as usize] > 0).map(|op| (rank as u32, op))
+            of.plan.flow.ops().find(|op| of.end_needs[op.0 as usize] > 0).map(|op| (rank as u32, op))
         });
         let Some(mut at_op) = stuck else { return Ok(()) };
         let mut path = vec![at_op];
@@ -160,7 +159,7 @@ impl<'a> Run<'a> {
             at_op = next;
         }
         let name =
-            |&(rank, op): &(u32, OpId)| format!("\"{}\" on rank {rank}", self.ranks[rank as usize].plan.label(op));
+            |&(rank, op): &(u32, OpId)| format!("\"{}\" on rank {rank}", self.ranks[rank as usize].plan.flow.label(op));
         let mut names: Vec<String> = path.iter().take(8).map(name).collect();
         if path.len() > 8 {
             names.push(format!("{} more", path.len() - 8));
@@ -179,12 +178,12 @@ impl<'a> Run<'a> {
         let of = &self.ranks[rank as usize];
         let unfinished = |op: OpId| of.end_needs[op.0 as usize] > 0;
         let started = of.start_needs[op.0 as usize] == 0;
-        let leads_here = |from: &OpId| of.flow.out(*from).contains(&(op, started));
-        if let Some(from) = of.plan.ops().find(|from| leads_here(from) && unfinished(*from)) {
+        let leads_here = |from: &OpId| of.plan.flow.out(*from).contains(&(op, started));
+        if let Some(from) = of.plan.flow.ops().find(|from| leads_here(from) && unfinished(*from)) {
             return Some((rank, from));
         }
         if !started {
-            let previous = of.plan.ops().find(|earlier| of.flow.successor(*earlier) == Some(op));
+            let previous = of.plan.flow.ops().find(|earlier| of.plan.flow.successor(*earlier) == Some(op));
             return previous.map(|previous| (rank, previous));
         }
         let tag = self.tag(rank, op)?;
@@ -197,16 +196,15 @@ impl<'a> Run<'a> {
 
 impl<'a> Rank<'a> {
     fn new(plan: Member<'a>) -> Self {
-        let outline = plan.outline;
-        let mut end_needs = outline.flow.end_needs.clone();
-        for comm in &outline.comms {
-            end_needs[comm.op.0 as usize] += match outline.peers(comm.op) {
+        let mut end_needs = plan.flow.end_needs.clone();
+        for comm in &plan.outline.comms {
+            end_needs[comm.op.0 as usize] += match plan.outline.peers(comm) {
                 Peers::Nobody => 0,
                 Peers::All => 1,
                 Peers::Some(peers) => peers.len() as u32,
             };
         }
-        Self { plan, flow: &outline.flow, start_needs: outline.flow.start_needs.clone(), end_needs }
+        Self { plan, start_needs: plan.flow.start_needs.clone(), end_needs }
     }
 }
 

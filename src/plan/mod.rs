@@ -37,7 +37,7 @@ mod world;
 
 pub use builder::{Builder, View};
 pub use law::{Checked, check, check_lowered};
-pub use outline::Outline;
+pub use outline::Outlines;
 pub use region::Region;
 pub use world::{check_outlines, check_ranks, check_world};
 

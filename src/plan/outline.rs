@@ -1,16 +1,22 @@
-//! What ranks owe each other, of one rank's checked plan: its communications and the order of its
-//! ops. Regions, kernels and memory are not needed any more, and the order, which most ranks have
-//! alike, is kept once: worlds of thousands of ranks fit in memory.
+//! What ranks owe each other, of checked plans: communications and the order of ops. Regions,
+//! kernels and memory are not needed any more, and the order, which most ranks have alike, is kept
+//! once: worlds of thousands of ranks fit in memory.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::{Checked, Comm, CommKind, Direction, OpId, Plan};
 use crate::dtype::Dtype;
 
-/// A checked plan as the other ranks see it, for [`super::check_outlines`].
-#[derive(Clone, Debug)]
-pub struct Outline {
+/// Checked plans, rank by rank, as other ranks see them.
+#[derive(Debug, Default)]
+pub struct Outlines {
+    ranks: Vec<Outline>,
+    flows: Vec<Flow>,
+}
+
+/// One plan.
+#[derive(Debug)]
+pub(super) struct Outline {
     pub(super) rank: u32,
     pub(super) world: u32,
     pub(super) groups: Vec<Vec<u32>>,
@@ -18,11 +24,12 @@ pub struct Outline {
     pub(super) comms: Vec<Exchange>,
     messages: Vec<Message>,
     peers: Vec<u32>,
-    pub(super) flow: Arc<Flow>,
+    /// Its [`Flow`].
+    flow: usize,
 }
 
 /// A communication.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) op: OpId,
     pub(super) kind: CommKind,
@@ -41,7 +48,7 @@ pub(super) struct Message {
     pub(super) elems: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum With {
     Nobody,
     All,
@@ -76,11 +83,34 @@ pub(super) struct Flow {
 
 const NONE: u32 = u32::MAX;
 
-impl Outline {
-    /// Of `plan`; shares with `like`, another rank of the world, what both have alike.
-    pub fn of(plan: &Checked<Plan>, like: Option<&Outline>) -> Self {
+impl Outlines {
+    /// Adds the next rank.
+    pub fn push(&mut self, plan: &Checked<Plan>) {
         let flow = Flow::of(plan);
-        let shared = like.map(|like| &like.flow).filter(|of_like| ***of_like == flow).cloned();
+        if self.flows.last() != Some(&flow) {
+            self.flows.push(flow);
+        }
+        self.ranks.push(Outline::of(plan, self.flows.len() - 1));
+    }
+
+    /// Adds the ranks of `later`.
+    pub fn append(&mut self, later: Outlines) {
+        let flows = self.flows.len();
+        self.flows.extend(later.flows);
+        self.ranks.extend(later.ranks.into_iter().map(|of| Outline { flow: of.flow + flows, ..of }));
+    }
+
+    pub(super) fn ranks(&self) -> &[Outline] {
+        &self.ranks
+    }
+
+    pub(super) fn flow(&self, of: &Outline) -> &Flow {
+        &self.flows[of.flow]
+    }
+}
+
+impl Outline {
+    fn of(plan: &Checked<Plan>, flow: usize) -> Self {
         let mut outline = Self {
             rank: plan.rank,
             world: plan.world,
@@ -88,7 +118,7 @@ impl Outline {
             comms: Vec::with_capacity(plan.comms.len()),
             messages: Vec::new(),
             peers: Vec::new(),
-            flow: shared.unwrap_or_else(|| Arc::new(flow)),
+            flow,
         };
         for op in plan.op_ids() {
             if let Some(comm) = plan.comm(op) {
@@ -130,30 +160,16 @@ impl Outline {
         }
     }
 
-    pub(super) fn ops(&self) -> impl Iterator<Item = OpId> + use<> {
-        (0..self.flow.comm.len() as u32).map(OpId)
-    }
-
-    pub(super) fn label(&self, op: OpId) -> &str {
-        &self.flow.labels[self.flow.label[op.0 as usize] as usize]
-    }
-
     pub(super) fn messages(&self, comm: &Exchange) -> &[Message] {
         &self.messages[comm.messages.start as usize..comm.messages.end as usize]
     }
 
-    /// Index of an op's communication in issue order.
-    pub(super) fn comm(&self, op: OpId) -> Option<usize> {
-        let index = self.flow.comm[op.0 as usize];
-        (index != NONE).then_some(index as usize)
-    }
-
     /// As this plan names them.
-    pub(super) fn peers(&self, op: OpId) -> Peers<'_> {
-        match self.comm(op).map(|comm| &self.comms[comm].with) {
-            None | Some(With::Nobody) => Peers::Nobody,
-            Some(With::All) => Peers::All,
-            Some(With::Some(range)) => Peers::Some(&self.peers[range.start as usize..range.end as usize]),
+    pub(super) fn peers(&self, comm: &Exchange) -> Peers<'_> {
+        match &comm.with {
+            With::Nobody => Peers::Nobody,
+            With::All => Peers::All,
+            With::Some(range) => Peers::Some(&self.peers[range.start as usize..range.end as usize]),
         }
     }
 }
@@ -196,6 +212,20 @@ impl Flow {
             *slot += 1;
         }
         flow
+    }
+
+    pub(super) fn ops(&self) -> impl Iterator<Item = OpId> + use<> {
+        (0..self.comm.len() as u32).map(OpId)
+    }
+
+    pub(super) fn label(&self, op: OpId) -> &str {
+        &self.labels[self.label[op.0 as usize] as usize]
+    }
+
+    /// Index of an op's communication in issue order.
+    pub(super) fn comm(&self, op: OpId) -> Option<usize> {
+        let index = self.comm[op.0 as usize];
+        (index != NONE).then_some(index as usize)
     }
 
     pub(super) fn successor(&self, op: OpId) -> Option<OpId> {

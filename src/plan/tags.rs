@@ -39,13 +39,13 @@ impl Tags {
         // Disjoint groups may use one tag: every rank counts its tags alike.
         let mut by_tag: HashMap<(u32, usize), usize> = HashMap::new();
         for plan in plans {
-            let mut global = Vec::with_capacity(plan.groups.len());
-            for group in 0..plan.groups.len() {
+            let mut global = Vec::with_capacity(plan.outline.groups.len());
+            for group in 0..plan.outline.groups.len() {
                 let next = groups.len();
                 global.push(*groups.entry(plan.group(group)).or_insert(next));
             }
             let mut issued = Vec::new();
-            for comm in &plan.comms {
+            for comm in &plan.outline.comms {
                 let id = comm.op;
                 let group = global[comm.group as usize];
                 let index = *by_tag.entry((comm.tag, group)).or_insert_with(|| {
@@ -61,7 +61,7 @@ impl Tags {
                     let why = format!(
                         "has tag {} with another {what} than \"{}\" on rank {rank}: a tag is one communication",
                         comm.tag,
-                        plans[rank as usize].label(op)
+                        plans[rank as usize].flow.label(op)
                     );
                     return Err(plan.at(id, why));
                 }

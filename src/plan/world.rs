@@ -10,10 +10,10 @@
 use std::collections::HashMap;
 
 use super::member::{Member, members};
-use super::outline::Exchange;
+use super::outline::{Exchange, Outline, Outlines};
 use super::rules::law;
 use super::tags::{Shared, Tags};
-use super::{Checked, Direction, OpId, Outline, Plan, check, deadlock};
+use super::{Checked, Direction, OpId, Plan, check, deadlock};
 use crate::error::{Error, Result};
 
 /// Holds the plans of all ranks, in any order, to the law; returns them by rank.
@@ -43,10 +43,8 @@ pub fn check_world(plans: Vec<Plan>) -> Result<Vec<Checked<Plan>>> {
 /// # Errors
 /// [`Error::Law`] as [`check_world`].
 pub fn check_ranks(plans: &[Checked<Plan>]) -> Result<()> {
-    let mut outlines: Vec<Outline> = Vec::with_capacity(plans.len());
-    for plan in plans {
-        outlines.push(Outline::of(plan, outlines.last()));
-    }
+    let mut outlines = Outlines::default();
+    plans.iter().for_each(|plan| outlines.push(plan));
     check_outlines(&outlines)
 }
 
@@ -54,14 +52,15 @@ pub fn check_ranks(plans: &[Checked<Plan>]) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Law`] as [`check_world`].
-pub fn check_outlines(outlines: &[Outline]) -> Result<()> {
-    let world = outlines.first().map_or(0, |of| of.world as usize);
+pub fn check_outlines(outlines: &Outlines) -> Result<()> {
+    let ranks = outlines.ranks();
+    let world = ranks.first().map_or(0, |of| of.world as usize);
     let strange = |(rank, of): &(usize, &Outline)| of.rank as usize != *rank || of.world as usize != world;
-    if let Some((rank, of)) = outlines.iter().enumerate().find(strange) {
+    if let Some((rank, of)) = ranks.iter().enumerate().find(strange) {
         let why = format!("is the plan of rank {} of {}, not of rank {rank} of {world}", of.rank, of.world);
         return Err(Error::Law { rank: of.rank as usize, op: "plan".into(), why });
     }
-    let count = outlines.len();
+    let count = ranks.len();
     if count == 0 {
         return Ok(());
     }
@@ -87,7 +86,7 @@ fn counts_agree(plans: &[Member], tags: &Tags) -> Result<()> {
         received.clear();
         for &(rank, op) in &shared.ops {
             let plan = plans[rank as usize];
-            let Some(comm) = plan.comm(op).map(|comm| &plan.outline.comms[comm]) else { continue };
+            let Some(comm) = plan.comm(op) else { continue };
             list_messages(plan, comm, shared, &mut numbers, &mut sent, &mut received);
         }
         sent.sort_unstable();
@@ -125,7 +124,7 @@ fn list_messages(
     received: &mut Vec<Message>,
 ) {
     numbers.clear();
-    for message in plan.messages(comm) {
+    for message in plan.outline.messages(comm) {
         let elems = message.elems;
         if comm.kind.reduces() && message.direction == Direction::Recv {
             // A sum takes one slot of its own size from every rank of the group.
@@ -173,7 +172,7 @@ fn one_order(plans: &[Member], tags: &Tags) -> Result<()> {
                     let earlier = tags.shared[reference[at_first]].ops.iter().find(|(of, _)| *of as usize == rank);
                     let why = format!(
                         "is issued before \"{}\", but rank {other} issues them the other way round: issue shared communications in one order",
-                        earlier.map_or("another op", |(_, op)| plan.label(*op)),
+                        earlier.map_or("another op", |(_, op)| plan.flow.label(*op)),
                     );
                     return Err(plan.at(issued[positions[at_first]].0, why));
                 }
