@@ -63,8 +63,8 @@ impl Communicator {
         };
         // Dropped on any failure, which aborts what NCCL has begun.
         let this = Self::of(member, config, config.shares());
-        let until = until(deadline);
         let init = || {
+            let until = until(deadline);
             this.member.complete()?;
             let init = function!(library, ncclCommInitRankConfig)?;
             let mut comm = std::ptr::null_mut();
@@ -81,7 +81,7 @@ impl Communicator {
             }
             this.member.settle(&format!("ncclCommInitRankConfig of {world} ranks"), until)
         };
-        match closed_on_exec(|| this.member.attempt("init", None, init)) {
+        match this.member.attempt("init", None, || closed_on_exec(init)) {
             Ok(()) => Ok(this),
             Err(error) => {
                 // While the caller's context is there; the drop would do it behind the caller's back.
