@@ -8,5 +8,6 @@ pub mod local;
 pub mod nccl;
 #[cfg(feature = "nccl")]
 pub mod peer;
+mod process;
 pub mod signature;
 pub mod watchdog;

@@ -85,8 +85,8 @@ impl<'a> Run<'a> {
             }
             Peers::Nobody => {}
         }
-        self.unstarted[tag as usize] -= 1;
-        if self.unstarted[tag as usize] == 0 {
+        self.unstarted[tag] -= 1;
+        if self.unstarted[tag] == 0 {
             for &(peer, theirs) in &shared.ops {
                 if matches!(self.peers(peer, theirs), Peers::All) {
                     self.end_needs_one_less(peer, theirs);

@@ -7,6 +7,8 @@
 //! Folders have mode 0700, files 0600; a folder that others can enter is refused. What NFS keeps in
 //! its caches is not relied on: every read opens the file anew, and a file that is not found is
 //! looked for once more after the folder has been opened, which makes the client ask its server.
+//! Assumes a file system that answers: one that hangs holds its callers, so a watchdog asks from a
+//! thread of its own. A process that is killed may leave a temporary file, which nobody reads.
 //!
 //! Proof: `tests/rendezvous/file.rs`.
 

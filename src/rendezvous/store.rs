@@ -9,7 +9,8 @@ pub const KEY_BYTES_MAX: usize = 80;
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 
 /// Small values under keys, shared by the ranks of a job. Keys are ASCII without spaces, at most
-/// [`KEY_BYTES_MAX`] long; values at most [`VALUE_BYTES_MAX`].
+/// [`KEY_BYTES_MAX`] long; values at most [`VALUE_BYTES_MAX`]. Each call may take as long as the store
+/// itself takes to answer, `wait` so much longer than its deadline.
 pub trait Store: Send + Sync {
     /// Puts a value, over any earlier one.
     ///
@@ -72,6 +73,31 @@ pub(super) fn timeout(key: &str, begin: Instant) -> Error {
 /// A store that cannot be used.
 pub(super) fn unusable(why: String) -> Error {
     failure(FailureKind::Store { why }, Vec::new(), Instant::now())
+}
+
+/// A duration from now as a point in time; one beyond the clock is a century away.
+pub(crate) fn until(within: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(within).unwrap_or(now + Duration::from_secs(3_000_000_000))
+}
+
+/// True if a wait only passed its deadline.
+pub(crate) fn is_timeout(error: &Error) -> bool {
+    matches!(error, Error::Between(failure) if matches!(failure.kind, FailureKind::Timeout { .. }))
+}
+
+/// A failure of the store as `rank` tells it, which was at `op`.
+pub(crate) fn told_by(error: Error, rank: usize, comm: &str, op: &str, begin: Instant) -> Error {
+    match error {
+        Error::Between(failure) => Error::Between(Box::new(Failure {
+            rank,
+            comm: comm.into(),
+            op: op.into(),
+            elapsed_ms: begin.elapsed().as_millis() as u64,
+            ..*failure
+        })),
+        other => other,
+    }
 }
 
 /// A failure that a store tells; it does not know which rank uses it.

@@ -31,31 +31,59 @@ pub(super) fn write_by(mut stream: &TcpStream, mut bytes: &[u8], deadline: Insta
     Ok(())
 }
 
+/// A new stream to the first address of "host:port" that takes it: a name may have several, of which
+/// the host listens on one.
+pub(super) fn reach_by(address: &str, deadline: Instant) -> Result<TcpStream> {
+    reach_any(&resolve_by(address, deadline)?, deadline)
+}
+
+fn reach_any(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream> {
+    let mut why = Error::new(ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match connect_by(*address, deadline.min(Instant::now() + EACH)) {
+            Ok(stream) => return Ok(stream),
+            Err(other) => why = other,
+        }
+    }
+    Err(why)
+}
+
+/// How long one of several addresses is tried.
+const EACH: Duration = Duration::from_secs(1);
+
 /// A new stream.
 pub(super) fn connect_by(address: SocketAddr, deadline: Instant) -> Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
+    // Where nobody listens on a port that the system hands out, it may hand us that very one.
+    if stream.local_addr()? == address {
+        return Err(ErrorKind::ConnectionRefused.into());
+    }
     // Messages are small, and each is waited for.
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
-/// The first address of "host:port". The system's look-up knows no deadline, so it gets a thread,
-/// which is left behind where it takes too long.
-pub(super) fn resolve_by(address: &str, deadline: Instant) -> Result<SocketAddr> {
-    if let Ok(address) = address.parse() {
-        return Ok(address);
+/// The addresses of "host:port", in the system's order; [`ErrorKind::InvalidInput`] if it is not that.
+/// The system's look-up knows no deadline, so it gets a thread, which is left behind where it takes
+/// too long.
+fn resolve_by(address: &str, deadline: Instant) -> Result<Vec<SocketAddr>> {
+    let (host, port) = apart(address).ok_or(ErrorKind::InvalidInput)?;
+    if let Ok(host) = host.parse() {
+        return Ok(vec![SocketAddr::new(host, port)]);
     }
     let (tell, told) = mpsc::channel();
-    let name = address.to_string();
+    let host = host.to_string();
     std::thread::Builder::new().name("seqpar-resolve".into()).spawn(move || {
-        let _ = tell.send(name.to_socket_addrs().map(|mut all| all.next()));
+        let _ = tell.send((host.as_str(), port).to_socket_addrs().map(Iterator::collect));
     })?;
-    match told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        Ok(Ok(Some(address))) => Ok(address),
-        Ok(Ok(None)) => Err(Error::new(ErrorKind::NotFound, "the name has no address")),
-        Ok(Err(why)) => Err(why),
-        Err(_) => Err(ErrorKind::TimedOut.into()),
-    }
+    told.recv_timeout(deadline.saturating_duration_since(Instant::now())).map_err(|_| ErrorKind::TimedOut)?
+}
+
+/// Host and port; an address of IPv6 may stand in brackets or without.
+fn apart(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    (!host.is_empty()).then_some((host, port.parse().ok()?))
 }
 
 fn left(deadline: Instant) -> Result<Duration> {
@@ -68,5 +96,41 @@ fn again(why: Error) -> Result<()> {
     match why.kind() {
         ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(()),
         _ => Err(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn hosts_and_ports_are_told_apart() {
+        for (address, host) in
+            [("n1:7", "n1"), ("127.0.0.1:7", "127.0.0.1"), ("[::1]:7", "::1"), ("::1:7", "::1"), ("a.b:7", "a.b")]
+        {
+            assert_eq!(apart(address), Some((host, 7)), "{address}");
+        }
+        for none in ["", "n1", ":7", "n1:", "n1:x", "n1:70000", "[]:7"] {
+            assert_eq!(apart(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_no_host_that_is_late() {
+        let soon = Instant::now() + Duration::from_secs(1);
+        assert_eq!(reach_by("n1", soon).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn every_address_of_a_name_is_tried() {
+        let soon = Instant::now() + Duration::from_secs(3);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = listener.local_addr().unwrap();
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(reach_any(&[nobody, here], soon).unwrap().peer_addr().unwrap(), here);
+        assert_eq!(reach_any(&[nobody], soon).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(reach_any(&[], soon).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

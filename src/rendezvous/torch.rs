@@ -1,8 +1,8 @@
 //! A client of the store that torchrun's agent serves (c10d's TCPStore).
 //!
 //! PyTorch calls that protocol internal: it has no version field and no authentication, so what
-//! ranks put there is signed by [`super::join`] and `exchange_id`, and anybody who reaches the
-//! agent can read it. A connection starts with `VALIDATE` and a magic number; then each query is a
+//! ranks put there is signed by [`super::join`] and `exchange_id`; wrap it into a
+//! [`super::SignedStore`] for all else. Anybody who reaches the agent can read it. A connection starts with `VALIDATE` and a magic number; then each query is a
 //! type (u8) and its arguments, strings and bytes with their length (u64) before them, in the byte
 //! order of the host. Keys stand under `/seqpar/`, apart from PyTorch's own.
 //!
@@ -22,7 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::store::{Store, VALUE_BYTES_MAX, check, failure, polled, unusable};
-use super::stream::{connect_by, read_by, resolve_by, write_by};
+use super::stream::{reach_by, read_by, write_by};
 use crate::error::{Error, FailureKind, Result};
 
 const MAGIC: u32 = 0x3c85_f7ce;
@@ -47,7 +47,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// torchrun's store.
 #[derive(Debug)]
 pub struct TorchStore {
-    /// Nothing once an exchange broke off halfway: what follows on it would be misread.
+    address: String,
+    /// Nothing once an exchange broke off halfway, where what follows would be misread: the next
+    /// query makes a new one. Every query may be said twice.
     stream: Mutex<Option<TcpStream>>,
 }
 
@@ -60,7 +62,10 @@ impl TorchStore {
         let begin = Instant::now();
         loop {
             let why = match open(address, deadline) {
-                Ok(stream) => return Ok(Self { stream: Mutex::new(Some(stream)) }),
+                Ok(stream) => return Ok(Self { address: address.into(), stream: Mutex::new(Some(stream)) }),
+                Err(why) if why.kind() == ErrorKind::InvalidInput => {
+                    return Err(unusable(format!("{address:?} is not host:port")));
+                }
                 Err(why) => why,
             };
             if Instant::now() + RETRY >= deadline {
@@ -75,11 +80,13 @@ impl TorchStore {
     fn ask<T>(&self, query: &[u8], reply: impl FnOnce(&TcpStream, Instant) -> io::Result<T>) -> Result<T> {
         let begin = Instant::now();
         let mut held = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(stream) = held.take() else { return Err(lost(&ErrorKind::NotConnected.into(), begin)) };
         // From now: others may have had the connection until here.
         let deadline = Instant::now() + ANSWER;
-        let said = write_by(&stream, query, deadline).and_then(|()| reply(&stream, deadline));
-        let said = said.map_err(|why| lost(&why, begin))?;
+        let said = held.take().map_or_else(|| open(&self.address, deadline), Ok).and_then(|stream| {
+            write_by(&stream, query, deadline)?;
+            Ok((reply(&stream, deadline)?, stream))
+        });
+        let (said, stream) = said.map_err(|why| lost(&why, begin))?;
         *held = Some(stream);
         Ok(said)
     }
@@ -114,7 +121,7 @@ impl Store for TorchStore {
 }
 
 fn open(address: &str, deadline: Instant) -> io::Result<TcpStream> {
-    let stream = connect_by(resolve_by(address, deadline)?, deadline)?;
+    let stream = reach_by(address, deadline)?;
     write_by(&stream, &[&[VALIDATE][..], &MAGIC.to_ne_bytes()].concat(), deadline)?;
     Ok(stream)
 }

@@ -1,6 +1,7 @@
 //! Ranks that do not fit together are told so before anything is written.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use seqpar::comm::peer::{Message, Peers};
@@ -85,5 +86,61 @@ fn messages_that_do_not_match_are_a_mismatch_on_both_sides() {
             assert!(errors[0].contains("rank 1") && errors[1].contains("rank 0"), "{errors:?}");
             assert_eq!(mock.leaks(), Vec::<String>::new());
         }
+    });
+}
+
+/// A store that does not answer what concerns a failure, while it hangs.
+#[derive(Default)]
+struct Hanging {
+    inner: MemoryStore,
+    hangs: AtomicBool,
+}
+
+impl Hanging {
+    fn pass(&self, key: &str) {
+        while key.ends_with("/failed") && self.hangs.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Store for Hanging {
+    fn set(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.inner.set(key, value)
+    }
+
+    fn read(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        self.pass(key);
+        self.inner.read(key)
+    }
+
+    fn wait(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
+        self.inner.wait(key, deadline)
+    }
+
+    fn claim(&self, key: &str, value: &[u8]) -> Result<Vec<u8>> {
+        self.pass(key);
+        self.inner.claim(key, value)
+    }
+}
+
+#[test]
+fn a_store_that_hangs_holds_no_abort_up() {
+    on_mock(|_| {
+        let (store, context) = (Arc::new(Hanging::default()), context());
+        let peers = Peers::join(store.clone(), "job", 0, 1, &context, Duration::from_secs(1)).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        store.hangs.store(true, Ordering::Release);
+        std::thread::scope(|scope| {
+            let asks = scope.spawn(|| peers.health());
+            std::thread::sleep(Duration::from_millis(50));
+            let begin = Instant::now();
+            peers.abort("the test");
+            assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+            let first_cause = "rank 0: the test".to_string();
+            assert_eq!(kind(peers.health()), (FailureKind::Poisoned { first_cause }, vec![]));
+            store.hangs.store(false, Ordering::Release);
+            let _ = asks.join().unwrap();
+        });
     });
 }

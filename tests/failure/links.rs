@@ -76,6 +76,18 @@ fn a_cut_that_heals_before_the_deadline_harms_nobody() {
 }
 
 #[test]
+fn a_link_too_slow_to_count_is_a_timeout() {
+    for link in [Link { bytes_per_s: 1e-300, latency_s: 0.0 }, Link { bytes_per_s: 1e9, latency_s: 9e5 }] {
+        let (said, took) = gather(HostOptions { link: Some(link), ..with(Faults::default()) });
+        assert!(matches!(said, Err(Error::Timeout { .. })), "{said:?}");
+        assert!(took < DEADLINE + Duration::from_millis(500), "{took:?}");
+    }
+    let forever = Cut { heal: Some(Duration::MAX), ..cut(0, 1, None) };
+    let faults = Faults { cuts: vec![forever], jitter_s: f64::INFINITY, ..Faults::default() };
+    assert!(matches!(gather(with(faults)).0, Err(Error::Timeout { .. })));
+}
+
+#[test]
 fn a_slow_link_and_jitter_change_no_bit() {
     let slow = Some(Link { bytes_per_s: 1e9 / 100.0, latency_s: 100.0 * 20e-6 });
     let patient = HostOptions { deadline: Duration::from_secs(8), ..options() };

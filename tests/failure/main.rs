@@ -7,13 +7,18 @@
 //! this one.
 #![cfg(feature = "nccl")]
 
+mod cut_off;
+mod document;
+mod dogs;
 #[allow(dead_code)]
 #[path = "../exec_host/plans.rs"]
 mod exec_plans;
+mod explore;
 mod flight;
 mod links;
 mod mismatch;
 mod plans;
+mod presence;
 mod processes;
 mod random;
 mod soak;

@@ -12,6 +12,7 @@ use seqpar::error::{Error, Failure, FailureKind};
 use seqpar::plan::{CommKind, Plan};
 use seqpar::rendezvous::{MemoryStore, Store, VALUE_BYTES_MAX};
 
+use super::dogs::failure;
 use super::plans::{FIELDS, Step, differing, plan, steps};
 
 const WORLD: usize = 4;
@@ -31,13 +32,6 @@ fn cases() -> Vec<(usize, &'static str, usize, Vec<Step>)> {
         }
     }
     cases
-}
-
-fn failure(error: Error) -> Failure {
-    match error {
-        Error::Between(failure) => *failure,
-        other => panic!("{other}"),
-    }
 }
 
 /// `agree` on every rank, each a thread.
@@ -165,6 +159,42 @@ fn a_rank_that_does_not_compare_is_named_at_the_deadline() {
         assert_eq!(failure.culprits, [WORLD - 1], "{failure}");
     }
     assert!(begin.elapsed() < Duration::from_millis(700), "{:?}", begin.elapsed());
+}
+
+/// A store of which only what is written arrives.
+struct Broken(MemoryStore);
+
+fn broken() -> Error {
+    let kind = FailureKind::PeerLost { how: "the host of the store is gone".into() };
+    let (comm, op) = ("store".into(), String::new());
+    Error::Between(Box::new(Failure { kind, rank: 0, comm, seq: None, op, culprits: vec![0], elapsed_ms: 0 }))
+}
+
+impl Store for Broken {
+    fn set(&self, key: &str, value: &[u8]) -> seqpar::Result<()> {
+        self.0.set(key, value)
+    }
+
+    fn read(&self, _: &str) -> seqpar::Result<Option<Vec<u8>>> {
+        Err(broken())
+    }
+
+    fn wait(&self, _: &str, _: Instant) -> seqpar::Result<Vec<u8>> {
+        Err(broken())
+    }
+
+    fn claim(&self, _: &str, _: &[u8]) -> seqpar::Result<Vec<u8>> {
+        Err(broken())
+    }
+}
+
+#[test]
+fn a_store_that_breaks_is_not_the_fault_of_the_ranks() {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let store = Broken(MemoryStore::default());
+    let failure = failure(agree(&store, "test", &plan(2, WORLD, &steps()), deadline).unwrap_err());
+    assert!(matches!(failure.kind, FailureKind::PeerLost { .. }), "{failure}");
+    assert_eq!((failure.rank, failure.comm.as_str(), failure.culprits.as_slice()), (2, "plan test", [0].as_slice()));
 }
 
 #[test]

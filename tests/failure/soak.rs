@@ -12,7 +12,7 @@ use seqpar::kernel::spec::Mode;
 use seqpar::plan::{Builder, CommKind, Direction, Placement, Plan, Role, check_world};
 use seqpar::rendezvous::{MemoryStore, Store};
 
-use super::watch::scratch;
+use super::dogs::scratch;
 
 const WORLD: usize = 8;
 const OPS: usize = 100;

@@ -1,89 +1,14 @@
 //! The watchdog with ranks as threads: who learns of what, when, and what it says afterwards.
 
-use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use seqpar::comm::signature::{Part, Signature};
+use seqpar::comm::signature::Signature;
 use seqpar::comm::watchdog::{Options, Presence, Probe, Watch, Watchdog};
-use seqpar::dtype::Dtype;
-use seqpar::error::{Error, Failure, FailureKind, Result};
-use seqpar::plan::CommKind;
-use seqpar::rendezvous::{MemoryStore, Store};
+use seqpar::error::{Error, Failure, FailureKind};
 
-const PERIOD: Duration = Duration::from_millis(50);
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
-fn options() -> Options {
-    Options { period: PERIOD, ..Options::default() }
-}
-
-fn start(store: &Arc<dyn Store>, rank: usize, world: usize, options: Options) -> (Watchdog, Watch) {
-    with_probe(store, rank, world, options, Probe::default())
-}
-
-fn with_probe(store: &Arc<dyn Store>, rank: usize, world: usize, options: Options, probe: Probe) -> (Watchdog, Watch) {
-    let watchdog = Watchdog::start(store.clone(), rank, world, options, None).unwrap();
-    let watch = watchdog.watch("world", &(0..world).collect::<Vec<_>>(), probe);
-    (watchdog, watch)
-}
-
-fn memory() -> Arc<dyn Store> {
-    Arc::new(MemoryStore::default())
-}
-
-fn call(seq: u64) -> Signature {
-    Signature {
-        comm: 0,
-        seq,
-        tag: 0,
-        kind: CommKind::AllGather,
-        part: Part::Whole,
-        dtype: Dtype::F32,
-        peer: None,
-        elems: 4,
-    }
-}
-
-fn begin(watch: &Watch, seq: u64, deadline: Option<Duration>) {
-    watch.begin(seq, &format!("op {seq}"), deadline, &[call(seq)]).unwrap();
-}
-
-fn failure(error: Error) -> Failure {
-    match error {
-        Error::Between(failure) => *failure,
-        other => panic!("{other}"),
-    }
-}
-
-/// The first failure that a rank learns of, and after how long.
-fn learn(watch: &Watch, within: Duration) -> (Failure, Duration) {
-    let begin = Instant::now();
-    loop {
-        if let Err(error) = watch.check() {
-            return (failure(error), begin.elapsed());
-        }
-        assert!(begin.elapsed() < within, "nothing was said within {within:?}");
-        std::thread::sleep(ms(1));
-    }
-}
-
-/// A failure that a transport could report.
-fn torn() -> Failure {
-    Failure {
-        kind: FailureKind::Library { call: "ncclAllGather", code: 6, why: "remote error".into() },
-        rank: 0,
-        comm: "world".into(),
-        seq: Some(0),
-        op: String::new(),
-        culprits: Vec::new(),
-        elapsed_ms: 0,
-    }
-}
+use super::dogs::{begin, call, failure, learn, memory, ms, options, scratch, start, torn, with_probe};
 
 #[test]
 fn after_a_failure_every_call_is_poisoned_at_once_with_one_cause() {
@@ -201,178 +126,6 @@ fn an_abort_that_does_not_return_is_unrecoverable_and_holds_nobody() {
     assert!(begin.elapsed() < ms(700), "{:?}", begin.elapsed());
 }
 
-/// A store of which one rank's end can be cut.
-struct Cut {
-    inner: Arc<dyn Store>,
-    how: Mutex<How>,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum How {
-    Whole,
-    /// Calls fail.
-    Fails,
-    /// Calls do not return.
-    Hangs,
-    /// What this rank says is lost; what others say arrives.
-    Mute,
-    /// What others say is lost; what this rank says arrives.
-    Deaf,
-}
-
-impl Cut {
-    fn new(inner: &Arc<dyn Store>) -> Arc<Self> {
-        Arc::new(Self { inner: inner.clone(), how: Mutex::new(How::Whole) })
-    }
-
-    fn be(&self, how: How) {
-        *self.how.lock().unwrap() = how;
-    }
-
-    /// True if the call is to go on.
-    fn pass(&self, writes: bool) -> Result<bool> {
-        loop {
-            let how = *self.how.lock().unwrap();
-            return match how {
-                How::Whole => Ok(true),
-                How::Fails => Err(Error::Data("connection refused".into())),
-                How::Mute => Ok(!writes),
-                How::Deaf => Ok(writes),
-                How::Hangs => {
-                    std::thread::sleep(ms(5));
-                    continue;
-                }
-            };
-        }
-    }
-}
-
-impl Store for Cut {
-    fn set(&self, key: &str, value: &[u8]) -> Result<()> {
-        if self.pass(true)? { self.inner.set(key, value) } else { Ok(()) }
-    }
-
-    fn read(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        if self.pass(false)? { self.inner.read(key) } else { Ok(None) }
-    }
-
-    fn wait(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
-        self.inner.wait(key, deadline)
-    }
-
-    fn claim(&self, key: &str, value: &[u8]) -> Result<Vec<u8>> {
-        if self.pass(true)? { self.inner.claim(key, value) } else { Ok(value.to_vec()) }
-    }
-}
-
-#[test]
-fn a_rank_that_has_started_has_given_a_sign_of_life() {
-    // Whoever ends at once is noticed only if it was seen to live before.
-    for _ in 0..20 {
-        let store = memory();
-        let (dog, _) = start(&store, 0, 2, options());
-        assert!(store.read("watch/beat/0").unwrap().is_some());
-        dog.goodbye();
-    }
-    // A store that hangs does not hold the start.
-    let cut = Cut::new(&memory());
-    cut.be(How::Hangs);
-    let store: Arc<dyn Store> = cut.clone();
-    let begin = Instant::now();
-    let (dog, _) = start(&store, 0, 2, options());
-    assert!(begin.elapsed() < ms(800), "{:?}", begin.elapsed());
-    cut.be(How::Whole);
-    drop(dog);
-}
-
-#[test]
-fn a_store_that_hangs_keeps_no_deadline_from_passing() {
-    let cut = Cut::new(&memory());
-    let store: Arc<dyn Store> = cut.clone();
-    let (dog, watch) = start(&store, 0, 2, Options { deadline: ms(300), ..options() });
-    begin(&watch, 0, None);
-    cut.be(How::Hangs);
-    let (failure, after) = learn(&watch, ms(1500));
-    assert!(matches!(failure.kind, FailureKind::Timeout { .. }), "{failure}");
-    assert!(after < ms(800), "{after:?}");
-    let begin = Instant::now();
-    drop(dog);
-    assert!(begin.elapsed() < ms(700), "{:?}", begin.elapsed());
-    cut.be(How::Whole);
-}
-
-#[test]
-fn a_store_that_is_gone_is_an_error_after_the_time_for_lost_ranks() {
-    let cut = Cut::new(&memory());
-    let store: Arc<dyn Store> = cut.clone();
-    let (_dog, watch) = start(&store, 0, 2, Options { lost_after: ms(400), ..options() });
-    cut.be(How::Fails);
-    let (failure, after) = learn(&watch, ms(1500));
-    let text = failure.to_string();
-    assert!(text.contains("the store cannot be reached: connection refused"), "{text}");
-    assert!(after > ms(390) && after < ms(900), "{after:?}");
-}
-
-/// A11 for the ranks' link to the store: three ranks, that of rank 2 is cut.
-fn cut_off(how: How, heals: bool) -> Vec<Option<(Failure, Duration)>> {
-    let store = memory();
-    let cut = Cut::new(&store);
-    let own: Arc<dyn Store> = cut.clone();
-    let lost_after = ms(600);
-    let options = Options { lost_after, deadline: ms(1200), ..options() };
-    let ranks: Vec<_> =
-        (0..3).map(|rank| start(if rank == 2 { &own } else { &store }, rank, 3, options.clone())).collect();
-    std::thread::sleep(ms(150));
-    cut.be(how);
-    let begin = Instant::now();
-    let mut told = vec![None; 3];
-    while begin.elapsed() < ms(1300) && told.iter().any(Option::is_none) {
-        if heals && begin.elapsed() > lost_after / 2 {
-            cut.be(How::Whole);
-        }
-        for ((_, watch), told) in ranks.iter().zip(&mut told).filter(|(_, told)| told.is_none()) {
-            *told = watch.check().err().map(|error| (failure(error), begin.elapsed()));
-        }
-        std::thread::sleep(ms(2));
-    }
-    cut.be(How::Whole);
-    ranks.into_iter().for_each(|(dog, _)| dog.goodbye());
-    told
-}
-
-#[test]
-fn a_rank_that_is_cut_off_is_lost_to_the_others_and_they_to_it() {
-    for how in [How::Fails, How::Mute, How::Hangs] {
-        let told = cut_off(how, false);
-        for (rank, told) in told.iter().enumerate().take(2) {
-            let (failure, after) = told.as_ref().unwrap();
-            assert!(matches!(failure.kind, FailureKind::PeerLost { .. }), "rank {rank}: {failure}");
-            assert_eq!(failure.culprits, [2], "rank {rank}: {failure}");
-            assert!(*after < ms(1100), "rank {rank}: {after:?}");
-        }
-    }
-    // It hears nobody: they are lost to it, and it can still say so.
-    let told = cut_off(How::Deaf, false);
-    for told in told {
-        let (failure, after) = told.unwrap();
-        assert!(
-            failure.rank == 2
-                || failure.to_string().contains("says rank 2")
-                || matches!(failure.kind, FailureKind::Aborted { .. }),
-            "{failure}"
-        );
-        assert!(after < ms(1100), "{after:?}");
-    }
-}
-
-#[test]
-fn a_link_that_heals_in_time_harms_nobody() {
-    for how in [How::Fails, How::Mute, How::Deaf, How::Hangs] {
-        let told = cut_off(how, true);
-        assert!(told.iter().all(Option::is_none), "{told:?}");
-    }
-}
-
 #[test]
 fn cancelled_from_another_thread_every_rank_is_aborted() {
     let store = memory();
@@ -470,16 +223,54 @@ fn a_lost_rank_explains_an_error_of_the_transport() {
 }
 
 #[test]
-fn a_lock_is_one_ranks_and_is_free_again_when_it_ends() {
-    let folder = scratch("lock");
-    let first = Presence::hold(&folder, 3).unwrap();
-    let begin = Instant::now();
-    let error = Presence::hold(&folder, 3).unwrap_err().to_string();
-    assert!(error.contains("another process has it"), "{error}");
-    assert!(begin.elapsed() < ms(2000));
-    drop(first);
-    Presence::hold(&folder, 3).unwrap();
-    assert!(Presence::hold(Path::new("/proc/no/such/folder"), 0).is_err());
+fn a_rank_that_calls_another_op_is_named_by_the_others_and_by_itself() {
+    let store = memory();
+    let options = Options { deadline: ms(600), ..options() };
+    let ranks: Vec<_> = (0..3).map(|rank| start(&store, rank, 3, options.clone())).collect();
+    for (rank, (_, watch)) in ranks.iter().enumerate() {
+        let other = Signature { elems: 5, ..call(0) };
+        // The odd one is the first whose time is up, so that its view counts, or the last.
+        let deadline = if rank == 2 { ms(500) } else { ms(5000) };
+        watch.begin(0, "op 0", Some(deadline), &[if rank == 2 { other } else { call(0) }]).unwrap();
+    }
+    let (own, _) = learn(&ranks[2].1, ms(2000));
+    assert!(own.to_string().contains("this rank called another op than the others"), "{own}");
+    assert_eq!(own.culprits, [2]);
+    let (others, _) = learn(&ranks[0].1, ms(2000));
+    assert_eq!(others.culprits, [2], "{others}");
+
+    let store = memory();
+    let ranks: Vec<_> = (0..3).map(|rank| start(&store, rank, 3, options.clone())).collect();
+    for (rank, (_, watch)) in ranks.iter().enumerate() {
+        let other = Signature { elems: 5, ..call(0) };
+        let deadline = if rank == 0 { ms(500) } else { ms(5000) };
+        watch.begin(0, "op 0", Some(deadline), &[if rank == 2 { other } else { call(0) }]).unwrap();
+    }
+    let (first, _) = learn(&ranks[0].1, ms(2000));
+    assert!(first.to_string().contains("rank 2 called another op"), "{first}");
+    assert_eq!(first.culprits, [2]);
+}
+
+#[test]
+fn a_watch_that_was_closed_is_late_for_nothing() {
+    let store = memory();
+    let (dog, watch) = start(&store, 0, 1, Options { deadline: ms(100), ..options() });
+    begin(&watch, 0, None);
+    watch.close();
+    std::thread::sleep(ms(400));
+    watch.check().unwrap();
+    dog.check().unwrap();
+}
+
+#[test]
+fn jobs_with_names_of_their_own_share_a_store() {
+    let store = memory();
+    let (one, _) = start(&store, 0, 1, Options { prefix: "one".into(), ..options() });
+    let (_other, watch) = start(&store, 0, 1, Options { prefix: "other".into(), ..options() });
+    one.fail(torn());
+    std::thread::sleep(ms(300));
+    assert!(one.check().is_err());
+    watch.check().unwrap();
 }
 
 #[test]
@@ -502,19 +293,34 @@ fn a_failure_leaves_a_flight_record_of_every_communicator() {
     assert!(failure(pair.check().unwrap_err()).to_string().contains("op 0"), "the family is not poisoned");
 }
 
+/// Nobody reads the pipe that a record is to be written to: the disk hangs.
+#[test]
+fn a_flight_record_that_cannot_be_written_holds_no_failure_back() {
+    let store = memory();
+    let folder = scratch("hanging");
+    let pipe = folder.join(".flight-world-0.tmp");
+    let name = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
+    // SAFETY: the string lives until the call returns.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let aborted = Arc::new(AtomicBool::new(false));
+    let flag = aborted.clone();
+    let probe = Probe { abort: Some(Box::new(move |_| flag.store(true, Ordering::Release))), ..Probe::default() };
+    let options = Options { deadline: ms(100), dumps: Some(folder), ..options() };
+    let (dog, watch) = with_probe(&store, 0, 1, options, probe);
+    begin(&watch, 0, None);
+    let (failure, after) = learn(&watch, ms(5000));
+    assert!(matches!(failure.kind, FailureKind::Timeout { .. }), "{failure}");
+    assert!(after < ms(2500), "{after:?}");
+    drop(dog);
+    assert!(aborted.load(Ordering::Acquire));
+    drop(std::fs::OpenOptions::new().read(true).write(true).open(pipe).unwrap());
+}
+
 #[test]
 fn options_that_make_no_sense_are_refused() {
     let start = |rank, options| Watchdog::start(memory(), rank, 2, options, None).map(|_| ()).unwrap_err().to_string();
     assert!(start(2, options()).contains("rank 2 of 2"));
     assert!(start(0, Options { prefix: "a b".into(), ..options() }).contains("prefix"));
     assert!(start(0, Options { prefix: "a".repeat(60), ..options() }).contains("at most 50"));
-    assert!(start(0, Options { period: Duration::ZERO, ..options() }).contains("longer than 0"));
-}
-
-/// An empty folder of this test's.
-pub(crate) fn scratch(name: &str) -> std::path::PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("failure").join(name);
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
+    assert!(start(0, Options { period: Duration::ZERO, ..options() }).contains("above 0"));
 }

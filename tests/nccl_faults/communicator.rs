@@ -7,25 +7,22 @@ use seqpar::comm::nccl::{Communicator, Config};
 use seqpar::cuda::{Context, DeviceMemory, Priority, Stream};
 use seqpar::error::FailureKind;
 
-use crate::mock::{MODES, on_mock};
-use crate::world::{DEADLINE, LONG, Rank, assert_no_leaks, config, end, failure, gather, library, poisoned, run};
+use crate::mock::on_mock;
+use crate::world::{
+    DEADLINE, LONG, Rank, assert_in_time, assert_no_leaks, config, end, failure, gather, in_every_mode, library,
+    poisoned, run,
+};
 
 #[test]
 fn calls_in_progress_for_long_are_polled_to_their_end() {
     on_mock(|mock| {
-        for mode in MODES {
-            mock.reset(mode, 1);
-            mock.configure("devices=3 in_progress=1000");
-            run(mock, &config(), |mut rank| {
-                for _ in 0..3 {
-                    rank.gather("op").unwrap();
-                }
-                assert!(rank.ends(LONG));
-                rank.comm.finalize(LONG).unwrap();
-            });
-            mock.assert_clean(mode);
-            assert_no_leaks(mock, mode);
-        }
+        in_every_mode(mock, "in_progress=1000", |_, mut rank| {
+            for _ in 0..3 {
+                rank.gather("op").unwrap();
+            }
+            assert!(rank.ends(LONG));
+            rank.comm.finalize(LONG).unwrap();
+        });
         mock.configure("in_progress=-1");
     });
 }
@@ -42,7 +39,7 @@ fn an_op_that_stays_in_progress_is_a_timeout_that_names_it() {
             mock.configure("in_progress=100000000");
             let begin = Instant::now();
             let failed = failure(rank.gather("second").unwrap_err());
-            assert!((DEADLINE..LONG).contains(&begin.elapsed()));
+            assert_in_time(begin);
             assert!(matches!(failed.kind, FailureKind::Timeout { .. }), "{failed}");
             assert_eq!((&failed.op[..], failed.seq, failed.rank), ("second", Some(1), rank.rank));
             end(&rank.comm);
@@ -63,7 +60,7 @@ fn an_initialisation_without_one_rank_ends_at_its_deadline() {
             let _context = Context::primary(rank as i32).unwrap();
             let begin = Instant::now();
             let error = Communicator::new(&library, &id, rank, 3, &config(), DEADLINE).unwrap_err();
-            assert!((DEADLINE..LONG).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+            assert_in_time(begin);
             let failed = failure(error);
             assert!(matches!(failed.kind, FailureKind::Timeout { .. }), "{failed}");
         });
@@ -81,7 +78,10 @@ fn ranks_on_one_device_are_told_so() {
         mock.ranks(2, |rank| {
             let _context = Context::primary(0).unwrap();
             let failed = failure(Communicator::new(&library, &id, rank, 2, &config(), LONG).unwrap_err());
-            assert_eq!(failed.kind, FailureKind::DeviceConflict, "{failed}");
+            assert_eq!(
+                (&failed.kind, failed.culprits.as_slice()),
+                (&FailureKind::DeviceConflict, [1 - rank].as_slice())
+            );
         });
     });
 }
@@ -90,63 +90,51 @@ fn ranks_on_one_device_are_told_so() {
 #[test]
 fn a_silent_death_leaves_the_abort_to_us() {
     on_mock(|mock| {
-        for mode in MODES {
-            mock.reset(mode, 1);
-            mock.configure("devices=3 die=1:2");
-            run(mock, &config(), |mut rank| {
-                rank.gather("first").unwrap();
-                rank.gather("second").unwrap();
-                assert!(!rank.ends(Duration::from_millis(20)), "{mode}: who would finish it");
-                rank.comm.async_error().unwrap();
-                let handle = rank.comm.abort_handle();
-                handle.abort("the test").unwrap();
-                handle.abort("again, which does nothing").unwrap();
-                assert!(rank.ends(LONG), "{mode}: released");
-                assert!(handle.has_ended() && handle.unrecoverable().is_none());
-                let cause = poisoned(rank.gather("third"));
-                assert!(cause.contains("second") && cause.contains("the test"), "{cause}");
-            });
-            mock.assert_clean(mode);
-            assert_no_leaks(mock, mode);
-        }
+        in_every_mode(mock, "die=1:2", |mode, mut rank| {
+            rank.gather("first").unwrap();
+            rank.gather("second").unwrap();
+            assert!(!rank.ends(Duration::from_millis(20)), "{mode}: who would finish it");
+            rank.comm.async_error().unwrap();
+            let handle = rank.comm.abort_handle();
+            handle.abort("the test").unwrap();
+            handle.abort("again, which does nothing").unwrap();
+            assert!(rank.ends(LONG), "{mode}: released");
+            assert!(handle.has_ended() && handle.unrecoverable().is_none());
+            let cause = poisoned(rank.gather("third"));
+            assert!(cause.contains("second") && cause.contains("the test"), "{cause}");
+        });
     });
 }
 
 #[test]
 fn a_death_that_nccl_notices_names_the_op() {
     on_mock(|mock| {
-        for mode in MODES {
-            mock.reset(mode, 1);
-            mock.configure("devices=3 die=1:2 death=remote");
-            let all = Barrier::new(3);
-            run(mock, &config(), |mut rank| {
-                rank.gather("first").unwrap();
-                all.wait();
-                // Who comes late is refused at once.
-                let refused = rank.gather("second").err();
-                if rank.rank == 1 {
-                    // A thread cannot die: what its op holds is given back.
-                    rank.comm.abort_handle().abort("its death").unwrap();
-                    return;
-                }
-                let begin = Instant::now();
-                let error = refused.unwrap_or_else(|| {
-                    loop {
-                        if let Err(error) = rank.comm.async_error() {
-                            break error;
-                        }
-                        assert!(begin.elapsed() < LONG, "{mode}: never told");
+        let all = Barrier::new(3);
+        in_every_mode(mock, "die=1:2 death=remote", |mode, mut rank| {
+            rank.gather("first").unwrap();
+            all.wait();
+            // Who comes late is refused at once.
+            let refused = rank.gather("second").err();
+            if rank.rank == 1 {
+                // A thread cannot die: what its op holds is given back.
+                rank.comm.abort_handle().abort("its death").unwrap();
+                return;
+            }
+            let begin = Instant::now();
+            let error = refused.unwrap_or_else(|| {
+                loop {
+                    if let Err(error) = rank.comm.async_error() {
+                        break error;
                     }
-                });
-                let failed = failure(error);
-                assert!(matches!(failed.kind, FailureKind::PeerLost { .. }), "{mode}: {failed}");
-                assert_eq!((&failed.op[..], failed.seq), ("second", Some(1)), "{mode}: {failed}");
-                rank.comm.abort_handle().abort("the test").unwrap();
-                assert!(rank.ends(LONG));
+                    assert!(begin.elapsed() < LONG, "{mode}: never told");
+                }
             });
-            mock.assert_clean(mode);
-            assert_no_leaks(mock, mode);
-        }
+            let failed = failure(error);
+            assert!(matches!(failed.kind, FailureKind::PeerLost { .. }), "{mode}: {failed}");
+            assert_eq!((&failed.op[..], failed.seq), ("second", Some(1)), "{mode}: {failed}");
+            rank.comm.abort_handle().abort("the test").unwrap();
+            assert!(rank.ends(LONG));
+        });
     });
 }
 
@@ -207,7 +195,7 @@ fn a_finalisation_with_a_dead_rank_ends_at_its_deadline() {
             let begin = Instant::now();
             let Rank { comm, stream, .. } = rank;
             let failed = failure(comm.finalize(DEADLINE).unwrap_err());
-            assert!((DEADLINE..LONG).contains(&begin.elapsed()));
+            assert_in_time(begin);
             assert!(matches!(failed.kind, FailureKind::Timeout { .. }), "{failed}");
             // It was aborted then.
             while !stream.is_done().unwrap() {
@@ -222,23 +210,17 @@ fn a_finalisation_with_a_dead_rank_ends_at_its_deadline() {
 #[test]
 fn a_drop_with_work_in_flight_returns_at_once() {
     on_mock(|mock| {
-        for mode in MODES {
-            mock.reset(mode, 1);
-            mock.configure("devices=3 die=1:1");
-            run(mock, &config(), |mut rank| {
-                rank.gather("never").unwrap();
-                let Rank { comm, stream, memory, context, .. } = rank;
-                let begin = Instant::now();
-                drop(comm);
-                assert!(begin.elapsed() < Duration::from_secs(2), "{mode}: {:?}", begin.elapsed());
-                while !stream.is_done().unwrap() {
-                    assert!(begin.elapsed() < LONG);
-                }
-                drop((memory, stream, context));
-            });
-            mock.assert_clean(mode);
-            assert_no_leaks(mock, mode);
-        }
+        in_every_mode(mock, "die=1:1", |mode, mut rank| {
+            rank.gather("never").unwrap();
+            let Rank { comm, stream, memory, context, .. } = rank;
+            let begin = Instant::now();
+            drop(comm);
+            assert!(begin.elapsed() < Duration::from_secs(2), "{mode}: {:?}", begin.elapsed());
+            while !stream.is_done().unwrap() {
+                assert!(begin.elapsed() < LONG);
+            }
+            drop((memory, stream, context));
+        });
     });
 }
 
@@ -258,7 +240,7 @@ fn an_abort_that_never_returns_is_unrecoverable() {
         let handle = comm.abort_handle();
         let begin = Instant::now();
         let failed = failure(handle.abort("the test").unwrap_err());
-        assert!((DEADLINE..LONG).contains(&begin.elapsed()));
+        assert_in_time(begin);
         assert!(matches!(failed.kind, FailureKind::Unrecoverable { .. }), "{failed}");
         assert!(handle.unrecoverable().is_some());
         poisoned(gather(&mut comm, "later", &memory, &stream));
@@ -277,26 +259,20 @@ fn an_abort_that_never_returns_is_unrecoverable() {
 #[test]
 fn survivors_shrink_and_go_on() {
     on_mock(|mock| {
-        for mode in MODES {
-            mock.reset(mode, 1);
-            mock.configure("devices=3 die=1:2");
-            run(mock, &config(), |mut rank| {
-                rank.gather("first").unwrap();
-                rank.gather("second").unwrap();
-                if rank.rank == 1 {
-                    return end(&rank.comm);
-                }
-                rank.comm.revoke("the test", LONG).unwrap();
-                let mut rest = rank.comm.shrink(&[1], &config(), LONG).unwrap();
-                assert_eq!((rest.rank(), rest.world()), (rank.rank / 2, 2));
-                gather(&mut rest, "third", &rank.memory, &rank.stream).unwrap();
-                assert!(rank.ends(LONG), "{mode}");
-                rest.finalize(LONG).unwrap();
-                poisoned(rank.gather("fourth"));
-                end(&rank.comm);
-            });
-            mock.assert_clean(mode);
-            assert_no_leaks(mock, mode);
-        }
+        in_every_mode(mock, "die=1:2", |mode, mut rank| {
+            rank.gather("first").unwrap();
+            rank.gather("second").unwrap();
+            if rank.rank == 1 {
+                return end(&rank.comm);
+            }
+            rank.comm.revoke("the test", LONG).unwrap();
+            let mut rest = rank.comm.shrink(&[1], &config(), LONG).unwrap();
+            assert_eq!((rest.rank(), rest.world()), (rank.rank / 2, 2));
+            gather(&mut rest, "third", &rank.memory, &rank.stream).unwrap();
+            assert!(rank.ends(LONG), "{mode}");
+            rest.finalize(LONG).unwrap();
+            poisoned(rank.gather("fourth"));
+            end(&rank.comm);
+        });
     });
 }

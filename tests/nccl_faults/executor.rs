@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use seqpar::comm::nccl::{Config, Library};
-use seqpar::cuda::Context;
 use seqpar::dtype::Dtype;
 use seqpar::error::{Error, Failure, FailureKind, Result};
-use seqpar::exec::cuda::{CudaOptions, Kernels, RankThreads};
+use seqpar::exec::cuda::{CudaOptions, RankThreads};
 use seqpar::plan::{Checked, Plan, check_world};
 use seqpar::shard::{Shard, Split, TextShard};
 use seqpar::strategy::{self, Options};
 
+use crate::mock::layers::kernels;
 use crate::mock::{MODES, Mock, on_mock};
 use crate::support::cases::Case;
 use crate::support::worlds::worlds;
@@ -36,11 +36,6 @@ fn plans(name: &str, shares: [usize; RANKS]) -> Vec<Checked<Plan>> {
     check_world(plans.unwrap()).unwrap()
 }
 
-fn kernels(context: &Context) -> Result<Kernels> {
-    // SAFETY: the mock does not read images.
-    unsafe { Kernels::load(context, &[b"any image"]) }
-}
-
 /// Runs twice.
 fn run(plans: &[Checked<Plan>], inputs: &Tensors, graph: bool, deadline: Duration) -> Result<Tensors> {
     let mut options = CudaOptions::default();
@@ -48,7 +43,7 @@ fn run(plans: &[Checked<Plan>], inputs: &Tensors, graph: bool, deadline: Duratio
     let ranks = RankThreads {
         library: &Library::load(None)?,
         devices: &[0, 1],
-        kernels: &kernels,
+        kernels: &|context| Ok(kernels(context)),
         options: &options,
         config: &Config { op_deadline: LONG, ..Config::default() },
         native_sums: false,

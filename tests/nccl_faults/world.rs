@@ -8,7 +8,7 @@ use seqpar::cuda::{Context, DeviceMemory, Priority, Stream};
 use seqpar::dtype::Dtype;
 use seqpar::error::{Error, Failure, FailureKind, Result};
 
-use crate::mock::Mock;
+use crate::mock::{MODES, Mock};
 
 /// Of what must end by itself.
 pub const DEADLINE: Duration = Duration::from_millis(300);
@@ -77,6 +77,25 @@ pub fn run<T: Send>(mock: &Mock, config: &Config, body: impl Fn(Rank) -> T + Syn
         all.wait();
         body(rank)
     })
+}
+
+/// [`run`] in every mode of the mock, with faults in words of its options. The mock has nothing to
+/// say afterwards, and nothing is left.
+pub fn in_every_mode(mock: &Mock, faults: &str, body: impl Fn(&str, Rank) + Sync) {
+    for mode in MODES {
+        mock.reset(mode, 1);
+        mock.configure(&format!("devices={WORLD} {faults}"));
+        run(mock, &config(), |rank| body(mode, rank));
+        mock.assert_clean(mode);
+        assert_no_leaks(mock, mode);
+    }
+}
+
+/// A call under way ends by itself, not before its deadline.
+#[track_caller]
+pub fn assert_in_time(begin: Instant) {
+    let took = begin.elapsed();
+    assert!((DEADLINE..LONG).contains(&took), "{took:?}");
 }
 
 /// Ends it while its context is there: a drop would do it behind our back.

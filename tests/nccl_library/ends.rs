@@ -119,6 +119,11 @@ fn an_abort_that_never_returns_is_unrecoverable() {
     let failed = kind(communicator.abort_handle().abort("a test"));
     assert!(matches!(failed, FailureKind::Unrecoverable { .. }), "{failed}");
     assert!((300..1300).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
+    // What NCCL used is still in use: nobody is told of an end, and nobody waits for it again.
+    let begin = Instant::now();
+    let again = kind(communicator.abort_handle().abort("a test"));
+    assert!(matches!(again, FailureKind::Unrecoverable { .. }), "{again}");
+    assert!(begin.elapsed() < Duration::from_millis(200), "{:?}", begin.elapsed());
     fake.set("released", 1);
 }
 

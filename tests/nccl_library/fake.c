@@ -117,9 +117,9 @@ int ncclCommInitRankConfig(Comm **made, int world, Id id, int rank, Config *conf
     for (int i = 0; i < 128; i++)
         if (id.bytes[i] != (char)(i * 3 + 1)) violated("identity");
     char line[256];
-    snprintf(line, sizeof line, "init %d of %d: %zu %x %u blocking %d ctas %d %d policy %d share %d net %s name %s\n", rank, world,
-             config->size, config->magic, config->version, config->blocking, config->min_ctas, config->max_ctas, config->policy,
-             config->split_share, config->net_name ? config->net_name : "-", config->name);
+    snprintf(line, sizeof line, "init %d of %d: %zu %x %u blocking %d cga %d ctas %d %d policy %d share %d class %d net %s name %s\n", rank, world,
+             config->size, config->magic, config->version, config->blocking, config->cga, config->min_ctas, config->max_ctas, config->policy,
+             config->split_share, config->traffic_class, config->net_name ? config->net_name : "-", config->name);
     write_line(line);
     if (fake_get("null_comm")) return 0;
     Comm *comm = calloc(1, sizeof *comm);
@@ -148,7 +148,9 @@ int ncclCommSplit(Comm *comm, int color, int key, Comm **made, Config *config) {
 }
 #endif
 int ncclCommShrink(Comm *comm, int *lost, int count, Comm **made, Config *config, int flags) {
-    (void)lost, (void)config;
+    (void)config;
+    for (int i = 1; i < count; i++)
+        if (lost[i] <= lost[i - 1]) violated("ranks that are not in ascending order");
     if (flags != 1) violated("shrink without abort");
     Comm *rest = calloc(1, sizeof *rest);
     rest->world = comm->world - count;

@@ -138,6 +138,8 @@ fn a_configuration_arrives_as_it_is() {
     let config = Config {
         min_ctas: Some(2),
         max_ctas: Some(4),
+        cga_cluster_size: Some(3),
+        traffic_class: Some(5),
         cta_policy: Some(CtaPolicy::Zero),
         split_share: Some(false),
         net_name: Some("Socket".into()),
@@ -150,8 +152,8 @@ fn a_configuration_arrives_as_it_is() {
     assert_eq!(
         fake.written(),
         format!(
-            "init 1 of 4: 80 cafebeef 22809 blocking 0 ctas 2 4 policy 2 share 0 net Socket name test\n\
-             init 0 of 1: 80 cafebeef 22809 blocking 0 ctas {unset} {unset} policy {unset} share {unset} net - name test\n"
+            "init 1 of 4: 80 cafebeef 22809 blocking 0 cga 3 ctas 2 4 policy 2 share 0 class 5 net Socket name test\n\
+             init 0 of 1: 80 cafebeef 22809 blocking 0 cga {unset} ctas {unset} {unset} policy {unset} share {unset} class {unset} net - name test\n"
         )
     );
 }

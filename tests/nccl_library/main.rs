@@ -11,3 +11,4 @@ mod library;
 mod poison;
 mod polling;
 mod registration;
+mod watched;

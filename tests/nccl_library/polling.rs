@@ -95,6 +95,7 @@ fn survivors_make_a_communicator_of_a_poisoned_one() {
     assert!(matches!(kind(communicator.async_error()), FailureKind::Poisoned { .. }));
     let mut rest = communicator.shrink(&[3], &config(), SECOND).unwrap();
     assert_eq!(rest.world(), 3);
+    assert_eq!(communicator.shrink(&[3, 2, 3], &config(), SECOND).unwrap().world(), 2);
     send_something(&mut rest, &stream(1)).unwrap();
     assert!(communicator.shrink(&[], &config(), SECOND).is_err());
     assert!(communicator.shrink(&[1], &config(), SECOND).is_err(), "rank 1 itself");

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use crate::file::folder;
 use crate::guard::guarded;
 use crate::meeting::everywhere;
-use crate::ranks::{D, HOWS, How, Outcome, Place, Process, Rank, SLACK, folder, free_address, run, secret_id};
+use crate::places::{Place, free_address};
+use crate::ranks::{D, HOWS, How, Outcome, Process, Rank, SLACK, run, secret_id};
 
 fn all_then(then: &str, n: usize) -> Vec<Rank> {
     (0..n).map(|rank| Rank { then: then.into(), ..Rank::of(rank, n) }).collect()

@@ -22,7 +22,15 @@ mod machine;
 #[cfg(feature = "nccl")]
 mod meeting;
 #[cfg(feature = "nccl")]
+mod members;
+#[cfg(feature = "nccl")]
+mod places;
+#[cfg(feature = "nccl")]
 mod ranks;
+#[cfg(all(feature = "nccl", target_os = "linux"))]
+mod signals;
+#[cfg(feature = "nccl")]
+mod signed;
 mod stores;
 #[cfg(feature = "nccl")]
 mod strangers;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::guard::guarded;
-use crate::ranks::{D, HOWS, How, Place, Rank, SLACK, places, run};
+use crate::places::{Place, places};
+use crate::ranks::{D, HOWS, How, Rank, SLACK, run};
 
 /// Runs the case in every place, as threads and as processes, all at once.
 pub fn everywhere(case: impl Fn(How, &Place) + Sync) {

@@ -29,14 +29,14 @@ fn ends() -> Vec<Ends> {
 }
 
 /// What a store must do at its two ends.
-type Check = fn(&str, Arc<dyn Store>, Arc<dyn Store>);
+pub type Check = fn(&str, Arc<dyn Store>, Arc<dyn Store>);
 
-fn everywhere(check: Check) {
+pub fn everywhere(check: Check) {
     ends().into_iter().for_each(|(name, one, other)| check(name, one, other));
 }
 
-/// All of them, for a store that only some machines have.
-#[cfg(feature = "torchrun")]
+/// All of them.
+#[cfg(feature = "nccl")]
 pub const CHECKS: [Check; 5] = [
     values_are_seen_at_the_other_end_in,
     keys_do_not_run_into_each_other_in,

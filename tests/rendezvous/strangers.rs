@@ -9,7 +9,8 @@ use seqpar::rendezvous::{Key, MemoryStore, Nonce, Store, TcpOptions, TcpStore};
 
 use crate::guard::guarded;
 use crate::meeting::everywhere;
-use crate::ranks::{D, How, KEY, OTHER_KEY, Outcome, Place, Rank, places, run};
+use crate::places::{Place, places};
+use crate::ranks::{D, How, KEY, OTHER_KEY, Outcome, Rank, run};
 
 /// A clean meeting takes milliseconds, and a machine under load adds tens of them now and then. A
 /// limit that is a multiple of the clean time is a multiple of this where the clean time is less.

@@ -7,7 +7,8 @@ use seqpar::error::{Error, FailureKind};
 use seqpar::rendezvous::{Interface, Key, Store, TcpOptions, TcpStore};
 
 use crate::guard::guarded;
-use crate::ranks::{KEY, OTHER_KEY, free_address};
+use crate::places::free_address;
+use crate::ranks::{KEY, OTHER_KEY};
 
 pub fn key() -> Key {
     Key::from_bytes(KEY.as_bytes()).unwrap()
@@ -42,6 +43,30 @@ fn it_listens_on_the_loopback_unless_told_otherwise() {
     assert!(every.address().ip().is_unspecified());
     let address = format!("127.0.0.1:{}", every.address().port());
     TcpStore::connect(&address, 1, &key(), &TcpOptions::default(), soon()).unwrap();
+}
+
+#[test]
+fn an_address_of_any_kind_reaches_the_host() {
+    let serve = |address| TcpStore::serve(&key(), &TcpOptions { interface: address, ..TcpOptions::default() });
+    let reach = |address: &str| TcpStore::connect(address, 1, &key(), &TcpOptions::default(), soon());
+    let host = serve(Interface::Loopback).unwrap();
+    // The name may stand for ::1 as well, where nobody listens.
+    reach(&format!("localhost:{}", host.address().port())).unwrap();
+    match serve(Interface::Address(IpAddr::V6(Ipv6Addr::LOCALHOST))) {
+        Ok(host) => {
+            let port = host.address().port();
+            for address in [format!("[::1]:{port}"), format!("::1:{port}")] {
+                reach(&address).unwrap().set("a", b"b").unwrap();
+            }
+        }
+        Err(why) => println!("note: this machine has no IPv6: {why}"),
+    }
+    for none in ["", "host", "host:", ":1", "host:port", "host:70000"] {
+        let begin = Instant::now();
+        let error = reach(none).unwrap_err().to_string();
+        assert!(error.contains("is not host:port"), "{none}: {error}");
+        assert!(begin.elapsed() < Duration::from_secs(1), "{none}: it was waited for");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -105,8 +106,9 @@ pub fn pair() -> (TorchStore, TorchStore) {
 
 #[test]
 fn an_agent_that_never_comes() {
+    assert!(TorchStore::connect("agent", soon()).unwrap_err().to_string().contains("is not host:port"));
     let begin = Instant::now();
-    let error = TorchStore::connect(&crate::ranks::free_address(), begin + Duration::from_millis(300)).unwrap_err();
+    let error = TorchStore::connect(&crate::places::free_address(), begin + Duration::from_millis(300)).unwrap_err();
     let Error::Between(failure) = error else { panic!("{error:?}") };
     assert_eq!(failure.kind, FailureKind::RendezvousTimeout);
     assert!(begin.elapsed() < Duration::from_millis(800));
@@ -133,6 +135,20 @@ fn answers_that_make_no_sense_are_errors_in_time() {
         assert!(store.claim("a", b"b").is_err());
         assert!(begin.elapsed() < Duration::from_millis(4500), "{:?}", begin.elapsed());
     }
+}
+
+/// One that answered too late, or whose connection broke, is asked anew.
+#[test]
+fn a_broken_connection_is_made_again() {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let once = |stream: &mut TcpStream, what: u8, values: &Values| match CALLS.fetch_add(1, Ordering::Relaxed) {
+        0 => None,
+        _ => query(stream, what, values),
+    };
+    let store = TorchStore::connect(&serve(once), soon()).unwrap();
+    assert!(store.claim("a", b"b").is_err());
+    assert_eq!(store.claim("a", b"b").unwrap(), b"b");
+    assert_eq!(store.read("a").unwrap().unwrap(), b"b");
 }
 
 /// PyTorch's programs, where `scripts/torch_store.sh` put them.

@@ -50,19 +50,28 @@ pub struct Spoil {
 /// So far away that every deadline passes before.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
+/// Seconds that a user gave; too many to count are all.
+pub(super) fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(NEVER)
+}
+
+fn later(at: Instant, by: Duration) -> Instant {
+    at.checked_add(by).unwrap_or(at + NEVER)
+}
+
 impl Faults {
     /// When a message that was ready at `ready` can start, in a run that began at `start`.
     pub(super) fn ready(&self, key: Key, ready: Instant, start: Instant) -> Instant {
-        let mut ready = ready + self.jitter(key);
+        let mut ready = later(ready, self.jitter(key));
         // Each pass leaves one cut behind.
         for _ in 0..self.cuts.len() {
             let meets = |cut: &&Cut| {
-                let heal = start + cut.heal.unwrap_or(NEVER);
+                let heal = later(start, cut.heal.unwrap_or(NEVER));
                 let on_link = (cut.from, cut.to) == (key.from as usize, key.to as usize);
-                on_link && ready >= start + cut.begin && ready < heal
+                on_link && ready >= later(start, cut.begin) && ready < heal
             };
             let Some(cut) = self.cuts.iter().find(meets) else { break };
-            ready = start + cut.heal.unwrap_or(NEVER);
+            ready = later(start, cut.heal.unwrap_or(NEVER));
         }
         ready
     }
@@ -75,7 +84,7 @@ impl Faults {
         let words =
             [self.seed, key.epoch, u64::from(key.tag), u64::from(key.from), u64::from(key.to), u64::from(key.index)];
         let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
-        Duration::from_secs_f64(self.jitter_s * (checksum(&bytes) >> 11) as f64 / (1u64 << 53) as f64)
+        seconds(self.jitter_s * (checksum(&bytes) >> 11) as f64 / (1u64 << 53) as f64)
     }
 
     /// The bytes of a message as they arrive.

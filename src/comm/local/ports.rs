@@ -5,8 +5,9 @@
 //! reserved ahead: whichever message can start first does. Proof: `tests/exec_timing.rs`.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::faults::seconds;
 use super::sync::whole;
 
 /// What a link can do; the model makes transfers take real time.
@@ -78,9 +79,9 @@ impl Ports {
         if flight.from == to {
             return Ok((flight, Times { left: now, arrived: now }));
         }
-        let left = first.0 + Duration::from_secs_f64(flight.bytes as f64 / link.bytes_per_s);
+        let left = first.0 + seconds(flight.bytes as f64 / link.bytes_per_s);
         free[flight.from].0 = left;
         free[to].1 = left;
-        Ok((flight, Times { left, arrived: left + Duration::from_secs_f64(link.latency_s) }))
+        Ok((flight, Times { left, arrived: left + seconds(link.latency_s) }))
     }
 }

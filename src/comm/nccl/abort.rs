@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
 use super::failure::Fault;
-use super::handle::Busy;
 use super::member::Member;
 use super::status::Status;
 use crate::error::{Error, Failure, FailureKind, Result};
 
-/// Ends a communicator from any thread: a watchdog's, a signal handler's.
+/// Ends a communicator from any thread, a watchdog's above all; not from a signal handler, since it
+/// takes locks.
 #[derive(Clone)]
 pub struct AbortHandle {
     pub(super) member: Arc<Member>,
@@ -36,7 +36,7 @@ impl AbortHandle {
     pub fn async_error(&self) -> Result<()> {
         let state = || match self.member.handle.try_enter() {
             Ok(Some(inside)) => self.member.state(inside.comm).map(drop),
-            Ok(None) | Err(Busy) => Ok(()),
+            Ok(None) | Err(_) => Ok(()),
         };
         self.member.family.check().and_then(|()| state()).map_err(|fault| {
             let failure = self.member.failure_at_last_op(fault);

@@ -10,12 +10,13 @@ use super::failure::{Fault, checked};
 use super::family::Family;
 use super::group::Call;
 use super::library::Library;
-use super::member::{Member, function, until};
+use super::member::{Member, function};
 use super::status::Status;
 use super::unique_id::UniqueId;
 use crate::error::{Error, FailureKind, Result};
 use crate::ffi::descriptors::closed_on_exec;
 use crate::ffi::nccl::abi::*;
+use crate::rendezvous::until;
 
 /// One rank's end of a communicator, owned by that rank's thread. Dropping it cuts off what is in
 /// flight, behind the caller's back; [`Communicator::finalize`] is the good end.
@@ -36,7 +37,8 @@ impl Communicator {
     ///
     /// # Errors
     /// At the deadline [`FailureKind::Timeout`]; [`FailureKind::NoDriver`],
-    /// [`FailureKind::DeviceConflict`], [`FailureKind::VersionSkew`], and what else NCCL says.
+    /// [`FailureKind::DeviceConflict`], [`FailureKind::VersionSkew`], and what else NCCL says. What
+    /// was begun is aborted before, which may take the reaper's deadline more.
     pub fn new(
         library: &Library,
         id: &UniqueId,
@@ -61,8 +63,8 @@ impl Communicator {
         };
         // Dropped on any failure, which aborts what NCCL has begun.
         let this = Self::of(member, config, config.shares());
-        let until = until(deadline);
         let init = || {
+            let until = until(deadline);
             this.member.complete()?;
             let init = function!(library, ncclCommInitRankConfig)?;
             let mut comm = std::ptr::null_mut();
@@ -79,7 +81,7 @@ impl Communicator {
             }
             this.member.settle(&format!("ncclCommInitRankConfig of {world} ranks"), until)
         };
-        match closed_on_exec(|| this.member.attempt("init", None, init)) {
+        match this.member.attempt("init", None, || closed_on_exec(init)) {
             Ok(()) => Ok(this),
             Err(error) => {
                 // While the caller's context is there; the drop would do it behind the caller's back.

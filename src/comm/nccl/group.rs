@@ -2,12 +2,13 @@ use std::time::Instant;
 
 use super::communicator::Communicator;
 use super::failure::{Fault, checked};
-use super::member::{Member, function, until};
+use super::member::{Member, function};
 use super::part::{Part, PartKind, dtype_code};
 use crate::cuda::Stream;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::ffi::nccl::abi::*;
+use crate::rendezvous::until;
 
 /// Ops that are issued together: one op of the plan. Listed here, given to NCCL afterwards.
 pub struct Group<'a> {

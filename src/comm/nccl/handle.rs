@@ -36,8 +36,13 @@ pub(super) struct Inside<'a> {
     pub(super) comm: ncclComm_t,
 }
 
-/// A thread stays inside NCCL.
-pub(super) struct Busy;
+/// Why a handle cannot be had.
+pub(super) enum Busy {
+    /// A thread stays inside NCCL.
+    Inside,
+    /// Somebody is ending it, and does not come to an end.
+    Ending,
+}
 
 impl Handle {
     pub(super) fn set(&self, comm: ncclComm_t) {
@@ -63,16 +68,17 @@ impl Handle {
         match self.0.try_lock() {
             Ok(lock) => Ok(Inside::of(lock)),
             Err(TryLockError::Poisoned(e)) => Ok(Inside::of(e.into_inner())),
-            Err(TryLockError::WouldBlock) => Err(Busy),
+            Err(TryLockError::WouldBlock) => Err(Busy::Inside),
         }
     }
 
     /// Takes it, once nobody is inside; `None` if there is none or it has ended. If it was taken
     /// before, waits for the end, unless that is `hopeless`: who is told of an end may release what
-    /// NCCL still used.
+    /// NCCL used.
     pub(super) fn take(&self, within: Duration, hopeless: impl Fn() -> bool) -> Result<Option<Raw>, Busy> {
         let begin = Instant::now();
         loop {
+            let mut why = Busy::Inside;
             let lock = match self.0.try_lock() {
                 Ok(lock) => Some(lock),
                 Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
@@ -81,8 +87,8 @@ impl Handle {
             if let Some(mut state) = lock {
                 match std::mem::replace(&mut *state, State::Taken) {
                     State::Live(raw) => return Ok(Some(raw)),
-                    State::Taken if hopeless() => return Ok(None),
-                    State::Taken => {}
+                    State::Taken if hopeless() => return Err(Busy::Ending),
+                    State::Taken => why = Busy::Ending,
                     over @ (State::Empty | State::Ended) => {
                         *state = over;
                         return Ok(None);
@@ -90,7 +96,7 @@ impl Handle {
                 }
             }
             if begin.elapsed() >= within {
-                return Err(Busy);
+                return Err(why);
             }
             std::thread::sleep(LOOK);
         }

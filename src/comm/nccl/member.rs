@@ -151,9 +151,3 @@ impl Pause {
         }
     }
 }
-
-/// A deadline as a point in time; one beyond the clock is a century away.
-pub(super) fn until(deadline: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(deadline).unwrap_or(now + Duration::from_secs(3_000_000_000))
-}

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::failure::{Fault, checked};
 use super::handle::{Busy, Raw};
-use super::member::{Member, Pause, function, until};
+use super::member::{Member, Pause, function};
 use crate::error::{Error, FailureKind, Result};
 use crate::ffi::nccl::abi::*;
+use crate::rendezvous::until;
 
 impl Member {
     /// Aborts and waits for it, or for the end that another thread has begun.
@@ -18,7 +19,8 @@ impl Member {
         let raw = match self.handle.take(self.reaper_deadline, || self.family.stuck().is_some()) {
             Ok(Some(raw)) => raw,
             Ok(None) => return Ok(()),
-            Err(Busy) => return Err(self.stuck("a call of NCCL, so ncclCommAbort cannot be called", begin)),
+            Err(Busy::Inside) => return Err(self.stuck("a call of NCCL, so ncclCommAbort cannot be called", begin)),
+            Err(Busy::Ending) => return Err(self.stuck("an end of this communicator that began before", begin)),
         };
         let member = self.clone();
         let end = move || {
@@ -53,8 +55,10 @@ impl Member {
         let begin = Instant::now();
         let raw = match self.handle.take(deadline, || true) {
             Ok(Some(raw)) => raw,
-            Ok(None) => return Err(self.family.interrupted()),
-            Err(Busy) => return Err(FailureKind::Timeout { stage: "another thread is inside NCCL".into() }.into()),
+            Ok(None) | Err(Busy::Ending) => return Err(self.family.interrupted()),
+            Err(Busy::Inside) => {
+                return Err(FailureKind::Timeout { stage: "another thread is inside NCCL".into() }.into());
+            }
         };
         let member = self.clone();
         let longest = deadline.saturating_add(self.reaper_deadline);

@@ -4,11 +4,12 @@ use std::ffi::c_void;
 
 use super::communicator::Communicator;
 use super::failure::checked;
-use super::member::{function, until};
+use super::member::function;
 use super::memory::Memory;
 use super::split::Slot;
 use crate::error::{Error, Result};
 use crate::ffi::nccl::abi::*;
+use crate::rendezvous::until;
 
 /// A registered buffer, until it is deregistered or its communicator ends.
 #[derive(Debug)]

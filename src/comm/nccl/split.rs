@@ -10,10 +10,11 @@ use super::config::{Config, RawConfig, Strings};
 use super::failure::{Fault, checked};
 use super::family::Family;
 use super::library::Library;
-use super::member::{Member, function, until};
+use super::member::{Member, function};
 use super::status::Status;
 use crate::error::{Error, FailureKind, Result};
 use crate::ffi::nccl::abi::*;
+use crate::rendezvous::until;
 
 impl Communicator {
     /// A communicator of the ranks that give the same `color`, ordered by `key`, then by rank; `None`
@@ -46,7 +47,7 @@ impl Communicator {
     }
 
     /// A communicator of all ranks but `without`, in their order, which each of them calls with the
-    /// same list while the others are lost. What is in flight is aborted first. A new family: it
+    /// same ranks while the others are lost. What is in flight is aborted first. A new family: it
     /// works though this one is poisoned.
     ///
     /// # Errors
@@ -58,6 +59,9 @@ impl Communicator {
             return Err(Error::Mesh(why));
         }
         let mut lost: Vec<c_int> = without.iter().map(|&rank| rank as c_int).collect();
+        // NCCL takes the list's length for the number of ranks that go.
+        lost.sort_unstable();
+        lost.dedup();
         let count = lost.len() as c_int;
         let RawConfig { config: mut raw, strings } = config.raw()?;
         let (member, until, begin) = (&*self.member, until(deadline), Instant::now());

@@ -51,8 +51,7 @@ impl Communicator {
             let mut calls = scratch.lock().unwrap_or_else(PoisonError::into_inner);
             calls.clear();
             calls.extend(op.parts.iter().map(|part| call(op.seq, part)));
-            // The family is poisoned through the abort; what this says, `check` says as well.
-            let _ = observed.begin(op.seq, &op.label, None, &calls);
+            observed.note(op.seq, &op.label, None, &calls);
         };
         if status.observe(Box::new(observer)).is_err() {
             watch.close();

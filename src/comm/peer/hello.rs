@@ -1,19 +1,21 @@
 //! The ranks of a world, met through a store.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use super::page::Page;
 use super::process::Process;
 use crate::cuda::Context;
 use crate::error::{Error, Failure, FailureKind, Result};
-use crate::rendezvous::Store;
+use crate::rendezvous::{Store, is_timeout, set_long, until, wait_long};
 
 const VERSION: &str = "seqpar-peer-1";
 
-/// Bytes of a value: what every store takes.
-const PIECE_BYTES: usize = 16 << 10;
+/// How long the store may take to hear of a failure.
+const TELL: Duration = Duration::from_secs(2);
 
 /// How often the store is asked whether a rank has let go.
 const LET_GO_PERIOD: Duration = Duration::from_millis(1);
@@ -93,7 +95,9 @@ impl Peers {
         if there != text.as_bytes() {
             return Err(shared.failure(FailureKind::DuplicateRank, vec![rank], Instant::now()));
         }
-        for (other, said) in shared.gather("hello", world)?.into_iter().enumerate() {
+        for (other, said) in
+            shared.gather("hello", world, |store, key, deadline| store.wait(key, deadline))?.into_iter().enumerate()
+        {
             let hello = shared.understand(other, &said, world)?;
             if other != rank && hello.process.is_this() && hello.device != own.device {
                 let theirs = Context::primary(hello.device)?;
@@ -122,16 +126,19 @@ impl Peers {
     /// time on.
     pub fn health(&self) -> Result<()> {
         let shared = &self.shared;
-        let mut state = shared.state();
-        if let Some(first_cause) = &state.failure {
-            let first_cause = first_cause.clone();
-            return Err(shared.failure(FailureKind::Poisoned { first_cause }, Vec::new(), Instant::now()));
-        }
         let now = Instant::now();
-        if now.duration_since(state.asked) < HEALTH_PERIOD {
-            return Ok(());
+        {
+            let mut state = shared.state();
+            if let Some(first_cause) = &state.failure {
+                let first_cause = first_cause.clone();
+                return Err(shared.failure(FailureKind::Poisoned { first_cause }, Vec::new(), now));
+            }
+            if now.duration_since(state.asked) < HEALTH_PERIOD {
+                return Ok(());
+            }
+            state.asked = now;
         }
-        state.asked = now;
+        // Not under the lock: an abort does not wait for a store that hangs.
         let error = match shared.store.read(&shared.key("failed"))? {
             Some(said) => {
                 let by = String::from_utf8_lossy(&said).into_owned();
@@ -146,7 +153,7 @@ impl Peers {
                 shared.failure(FailureKind::PeerLost { how: "its process has ended".into() }, lost, now)
             }
         };
-        state.failure = Some(error.to_string());
+        shared.state().failure.get_or_insert_with(|| error.to_string());
         Err(error)
     }
 
@@ -165,17 +172,18 @@ impl Peers {
         self.health()
     }
 
-    /// Ends the family: tells the other ranks why, and ends every wait of this one. On a thread on
-    /// which the rank's context is current. Again: ends the waits that have come since.
+    /// Ends the family: tells the other ranks why, and ends every wait of this one, though the store
+    /// may not answer. On a thread on which the rank's context is current. Again: ends the waits
+    /// that have come since.
     pub fn abort(&self, why: &str) {
         let shared = &self.shared;
         if !std::mem::replace(&mut shared.state().told, true) {
             let said = format!("rank {}: {why}", shared.rank);
-            // The first one stays; the others' deadlines help where the store does not.
-            if let Err(error) = shared.store.claim(&shared.key("failed"), said.as_bytes()) {
-                log::warn!("the other ranks are not told that {said}: {error}");
+            shared.state().failure.get_or_insert_with(|| said.clone());
+            // Before the waits end here: what is sent from then on means nothing.
+            if !shared.clone().tell(said.clone()) {
+                log::warn!("the other ranks are not told that {said}: their deadlines have to help");
             }
-            shared.state().failure.get_or_insert(said);
         }
         for page in shared.pages().iter().filter_map(Weak::upgrade) {
             if let Err(error) = page.raise_all() {
@@ -187,21 +195,8 @@ impl Peers {
     /// What all ranks say under `what`, in the order of ranks, this rank's among them.
     pub(super) fn exchange(&self, what: &str, said: &str) -> Result<Vec<String>> {
         let shared = &self.shared;
-        let pieces: Vec<&[u8]> = said.as_bytes().chunks(PIECE_BYTES).collect();
-        for (i, piece) in pieces.iter().enumerate() {
-            shared.store.set(&shared.key(&format!("{what}/{}/{i}", shared.rank)), piece)?;
-        }
-        shared.store.set(&shared.key(&format!("{what}/{}", shared.rank)), pieces.len().to_string().as_bytes())?;
-        let counts = shared.gather(what, self.world())?;
-        let whole = |(rank, count): (usize, &String)| {
-            let mut text = Vec::new();
-            for i in 0..count.parse::<usize>().unwrap_or(0) {
-                // Set before the count was.
-                text.extend(shared.store.read(&shared.key(&format!("{what}/{rank}/{i}")))?.unwrap_or_default());
-            }
-            Ok(String::from_utf8_lossy(&text).into_owned())
-        };
-        counts.iter().enumerate().map(whole).collect()
+        set_long(&*shared.store, &shared.key(&format!("{what}/{}", shared.rank)), said.as_bytes())?;
+        shared.gather(what, self.world(), wait_long)
     }
 
     /// A number for the next program: the same on all ranks, which connect alike.
@@ -248,6 +243,14 @@ impl Peers {
 }
 
 impl Shared {
+    /// Has the store keep the first failure; false if it does not in time.
+    fn tell(self: Arc<Self>, said: String) -> bool {
+        let (done, wait) = sync_channel(1);
+        let work = move || done.send(self.store.claim(&self.key("failed"), said.as_bytes()).is_ok());
+        let thread = Builder::new().name("seqpar-tell".into()).spawn(work);
+        thread.is_ok() && wait.recv_timeout(TELL) == Ok(true)
+    }
+
     fn key(&self, what: &str) -> String {
         format!("peer/{}/{what}", self.name)
     }
@@ -260,15 +263,19 @@ impl Shared {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn gather(&self, what: &str, world: usize) -> Result<Vec<String>> {
-        let begin = Instant::now();
+    /// What all ranks have said, as `wait` reads it.
+    fn gather(
+        &self,
+        what: &str,
+        world: usize,
+        wait: impl Fn(&dyn Store, &str, Instant) -> Result<Vec<u8>>,
+    ) -> Result<Vec<String>> {
+        let (begin, deadline) = (Instant::now(), until(self.deadline));
         let (mut said, mut missing) = (Vec::new(), Vec::new());
         for rank in 0..world {
-            match self.store.wait(&self.key(&format!("{what}/{rank}")), begin + self.deadline) {
+            match wait(&*self.store, &self.key(&format!("{what}/{rank}")), deadline) {
                 Ok(bytes) => said.push(String::from_utf8_lossy(&bytes).into_owned()),
-                Err(Error::Between(failure)) if matches!(failure.kind, FailureKind::Timeout { .. }) => {
-                    missing.push(rank)
-                }
+                Err(error) if is_timeout(&error) => missing.push(rank),
                 Err(error) => return Err(error),
             }
         }

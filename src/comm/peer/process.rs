@@ -3,6 +3,8 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::OnceLock;
 
+use crate::comm::process::{start_of_living, stat};
+
 /// A process of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Process {
@@ -27,22 +29,13 @@ impl Process {
 
     /// False if it, once seen here, has ended. One in another namespace is never seen.
     pub(super) fn is_alive(&self, was_seen: bool) -> bool {
-        !was_seen
-            || stat(self.id).is_some_and(|(state, started)| started == self.started && !matches!(state, 'Z' | 'X'))
+        !was_seen || start_of_living(self.id) == Some(self.started)
     }
 
     /// Whether this process can see it.
     pub(super) fn is_seen(&self) -> bool {
         stat(self.id).is_some_and(|(_, started)| started == self.started)
     }
-}
-
-/// State and start of a process, from `/proc`; `None`: there is none, or no `/proc`.
-fn stat(id: u32) -> Option<(char, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The name before stands in brackets, and may hold any.
-    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-    Some((fields.first()?.chars().next()?, fields.get(19)?.parse().ok()?))
 }
 
 #[cfg(target_os = "linux")]

@@ -8,12 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::compare::ranks as names;
+use super::compare::names;
 use super::plan::calls;
 use super::{Category, Finding, Part, Rank, Side, Signature, compare, digest};
 use crate::error::{Error, Failure, FailureKind, Result};
 use crate::plan::Plan;
-use crate::rendezvous::{Store, VALUE_BYTES_MAX};
+use crate::rendezvous::{Store, has_long, is_timeout, set_long, told_by, wait_long};
 
 /// Compares the communications of this rank's plan with those of all other ranks, over the store.
 /// `name` is the plan's: at most 40 ASCII letters without spaces, the same on all ranks, used once
@@ -25,13 +25,14 @@ use crate::rendezvous::{Store, VALUE_BYTES_MAX};
 /// store.
 pub fn agree(store: &dyn Store, name: &str, plan: &Plan, deadline: Instant) -> Result<()> {
     let begin = Instant::now();
+    let told = |error| told_by(error, plan.rank as usize, &format!("plan {name}"), "", begin);
     let own = calls(plan);
     let list: Vec<Signature> = own.iter().map(|(_, call)| *call).collect();
     let bytes: Vec<u8> = list.iter().flat_map(Signature::to_bytes).collect();
-    set_long(store, &key(name, "calls", plan.rank), &bytes)?;
+    set_long(store, &key(name, "calls", plan.rank), &bytes).map_err(told)?;
     let row = row(&list, plan.rank, plan.world);
     let bytes: Vec<u8> = row.iter().flat_map(|n| n.to_le_bytes()).collect();
-    set_long(store, &key(name, "row", plan.rank), &bytes)?;
+    set_long(store, &key(name, "row", plan.rank), &bytes).map_err(told)?;
     let failure = |kind, seq, op: &str, culprits: Vec<usize>| {
         let (comm, op, rank) = (format!("plan {name}"), op.to_string(), plan.rank as usize);
         Error::Between(Box::new(Failure {
@@ -46,12 +47,16 @@ pub fn agree(store: &dyn Store, name: &str, plan: &Plan, deadline: Instant) -> R
     };
     let mut rows: Vec<Vec<u64>> = Vec::with_capacity(plan.world as usize);
     for rank in 0..plan.world {
-        let Ok(bytes) = wait_long(store, &key(name, "row", rank), deadline) else {
-            let missing = |rank: &u32| !matches!(store.read(&part(&key(name, "row", *rank), 0)), Ok(Some(_)));
-            let missing: Vec<u32> = (0..plan.world).filter(missing).collect();
-            let stage = format!("{} did not say what they are about to do", names(&missing));
-            let culprits = missing.iter().map(|&rank| rank as usize).collect();
-            return Err(failure(FailureKind::Timeout { stage }, None, "", culprits));
+        let bytes = match wait_long(store, &key(name, "row", rank), deadline) {
+            Ok(bytes) => bytes,
+            Err(error) if is_timeout(&error) => {
+                let missing = |rank: &u32| matches!(has_long(store, &key(name, "row", *rank)), Ok(false));
+                let missing: Vec<u32> = (0..plan.world).filter(missing).collect();
+                let stage = format!("{} did not say what they are about to do", names(&missing));
+                let culprits = missing.iter().map(|&rank| rank as usize).collect();
+                return Err(failure(FailureKind::Timeout { stage }, None, "", culprits));
+            }
+            Err(error) => return Err(told(error)),
         };
         rows.push(bytes.chunks_exact(8).map(|n| n.try_into().map_or(0, u64::from_le_bytes)).collect());
     }
@@ -61,7 +66,7 @@ pub fn agree(store: &dyn Store, name: &str, plan: &Plan, deadline: Instant) -> R
     }
     let mut lists = Vec::with_capacity(plan.world as usize);
     for rank in 0..plan.world {
-        let bytes = wait_long(store, &key(name, "calls", rank), deadline)?;
+        let bytes = wait_long(store, &key(name, "calls", rank), deadline).map_err(told)?;
         lists.push(bytes.chunks_exact(Signature::BYTES).filter_map(parse).collect::<Vec<Signature>>());
     }
     let Some((comm, finding)) = first_difference(&lists) else {
@@ -78,35 +83,6 @@ pub fn agree(store: &dyn Store, name: &str, plan: &Plan, deadline: Instant) -> R
 
 fn key(name: &str, what: &str, rank: u32) -> String {
     format!("plan/{name}/{what}/{rank}")
-}
-
-fn part(key: &str, number: usize) -> String {
-    format!("{key}/{number}")
-}
-
-/// Puts a value of any length, in parts, the first one last: its first byte says whether another
-/// part follows, as that of every part.
-fn set_long(store: &dyn Store, key: &str, bytes: &[u8]) -> Result<()> {
-    let parts: Vec<&[u8]> = if bytes.is_empty() { vec![bytes] } else { bytes.chunks(VALUE_BYTES_MAX - 1).collect() };
-    for (number, bytes) in parts.iter().enumerate().rev() {
-        let mut value = vec![u8::from(number + 1 < parts.len())];
-        value.extend(*bytes);
-        store.set(&part(key, number), &value)?;
-    }
-    Ok(())
-}
-
-fn wait_long(store: &dyn Store, key: &str, deadline: Instant) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    for number in 0.. {
-        let value = store.wait(&part(key, number), deadline)?;
-        let (more, rest) = value.split_first().unwrap_or((&0, &[]));
-        bytes.extend(rest);
-        if *more == 0 {
-            break;
-        }
-    }
-    Ok(bytes)
 }
 
 fn parse(bytes: &[u8]) -> Option<Signature> {

@@ -82,18 +82,18 @@ impl fmt::Display for Finding {
     /// `seq 7: size differs, culprit rank 2: ranks 0, 1 all-gather of 4 f32; rank 2 …`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let culprits = if self.culprits.len() == 1 { "culprit" } else { "culprits" };
-        write!(f, "seq {}: {} differs, {culprits} {}", self.seq, self.category.name(), ranks(&self.culprits))?;
+        write!(f, "seq {}: {} differs, {culprits} {}", self.seq, self.category.name(), names(&self.culprits))?;
         for (i, side) in self.sides.iter().enumerate() {
-            write!(f, "{} {}: {}", if i == 0 { ";" } else { "," }, ranks(&side.ranks), side.does)?;
+            write!(f, "{} {}: {}", if i == 0 { ";" } else { "," }, names(&side.ranks), side.does)?;
         }
         Ok(())
     }
 }
 
 /// `rank 1`, `ranks 1, 2`.
-pub(super) fn ranks(list: &[u32]) -> String {
-    let names: Vec<String> = list.iter().map(u32::to_string).collect();
-    format!("{} {}", if list.len() == 1 { "rank" } else { "ranks" }, names.join(", "))
+pub(crate) fn names<R: fmt::Display>(ranks: &[R]) -> String {
+    let names: Vec<String> = ranks.iter().map(R::to_string).collect();
+    format!("{} {}", if ranks.len() == 1 { "rank" } else { "ranks" }, names.join(", "))
 }
 
 /// How far behind its place an op is looked for before its order is said to be right.

@@ -12,6 +12,7 @@ mod plan;
 use std::fmt;
 
 pub use agree::agree;
+pub(crate) use compare::names;
 pub use compare::{Category, Finding, Rank, Side, compare};
 pub use plan::signatures;
 

@@ -12,7 +12,7 @@ use crate::rendezvous::Store;
 pub(super) type Look = Box<dyn FnMut(usize) -> Life + Send>;
 
 /// Ranks looked at in one round; of larger worlds each round takes the next ones.
-const RANKS_A_ROUND: usize = 64;
+pub(super) const RANKS_A_ROUND: usize = 64;
 
 pub(super) fn run(shared: &Shared, store: &dyn Store, mut look: Look) {
     let _end = End(shared);
@@ -22,6 +22,8 @@ pub(super) fn run(shared: &Shared, store: &dyn Store, mut look: Look) {
     loop {
         let begin = Instant::now();
         count += 1;
+        // Only what is new cannot wait: a store that fails is not asked all the time.
+        let is_tried = shared.state().suspected.is_some();
         let said = round(shared, store, &keys, count, &mut next, &mut look);
         let mut state = shared.state();
         match said {
@@ -37,11 +39,7 @@ pub(super) fn run(shared: &Shared, store: &dyn Store, mut look: Look) {
             leave(shared, store, &keys, stop);
             return;
         }
-        shared.rest(begin + shared.options.period, |state| state.suspected.is_some() && state.first.is_none());
-        // A store that fails at once must not be asked all the time.
-        if shared.state().unreachable.is_some() {
-            shared.rest(begin + shared.options.period, |_| false);
-        }
+        shared.rest(begin + shared.options.period, |state| !is_tried && state.suspected.is_some());
     }
 }
 
@@ -117,10 +115,8 @@ fn visit(shared: &Shared, store: &dyn Store, keys: &Keys<'_>, rank: usize, look:
     let now = Instant::now();
     let (has_beaten, silent) = {
         let peer = &mut shared.state().peers[rank];
-        if let Some(beat) = beat {
-            peer.hear(beat, now);
-        }
-        (peer.has_beaten(), peer.silent(now).unwrap_or(Duration::ZERO))
+        peer.hear(beat, now);
+        (peer.has_beaten(), peer.silent().unwrap_or(Duration::ZERO))
     };
     // Before its first beat a rank may not have taken its lock.
     let gone = match if has_beaten { look(rank) } else { Life::Unknown } {

@@ -11,10 +11,12 @@
 //! It refuses to guess: a rank is lost if its process has ended, if it left without a goodbye, or
 //! if it was silent for [`Options::lost_after`] and nothing says that its process lives. A rank
 //! that only stands still is named by the [`FailureKind::Timeout`] of the op that waits for it.
-//! It assumes that ranks say goodbye before they end. It knows no device, and no call of it
+//! It assumes that ranks say goodbye before they end, and that nobody else writes the store: wrap one
+//! that others can into a [`SignedStore`](crate::rendezvous). It knows no device, and no call of it
 //! blocks, except that starting and dropping it may take [`Options::stop_within`] each. Tests: `tests/failure/`.
 
 mod courier;
+mod dumps;
 mod message;
 mod peers;
 mod poll;
@@ -32,7 +34,7 @@ pub use watch::{Abort, Probe, Watch};
 
 use crate::comm::flight::Dump;
 use crate::error::{Error, Failure, FailureKind, Result};
-use crate::rendezvous::{KEY_BYTES_MAX, Store};
+use crate::rendezvous::{KEY_BYTES_MAX, Store, until};
 use message::Cause;
 use peers::Peer;
 use watch::{Comm, Poison};
@@ -74,6 +76,9 @@ impl Default for Options {
     }
 }
 
+/// Longest period.
+const PERIOD_MAX: Duration = Duration::from_secs(3600);
+
 /// Leaves room for the rest of a key.
 const PREFIX_BYTES_MAX: usize = KEY_BYTES_MAX - 30;
 
@@ -102,8 +107,9 @@ impl Watchdog {
         if rank >= world {
             return Err(Error::Mesh(format!("rank {rank} of {world}: ranks are counted from 0")));
         }
-        if options.period.is_zero() || options.deadline.is_zero() {
-            return Err(Error::Unsupported("a watchdog without a period or deadline: make both longer than 0".into()));
+        if options.period.is_zero() || options.period > PERIOD_MAX || options.deadline.is_zero() {
+            let why = "a watchdog's period is above 0 and at most an hour, its deadline above 0";
+            return Err(Error::Unsupported(why.into()));
         }
         if options.prefix.len() > PREFIX_BYTES_MAX || !options.prefix.bytes().all(|b| b.is_ascii_graphic()) {
             let why = format!("is not at most {PREFIX_BYTES_MAX} ASCII letters without spaces");
@@ -250,10 +256,10 @@ impl Shared {
     }
 
     fn wait_for_first_beat(&self) {
-        let until = Instant::now() + self.options.stop_within;
+        let deadline = until(self.options.stop_within);
         let mut state = self.state();
         while !state.has_beaten {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 log::warn!("rank {}: the store is slow to take the first sign of life", self.rank);
                 return;
@@ -284,23 +290,27 @@ impl Shared {
     }
 
     fn stop(&self, stop: Stop) {
+        let deadline = until(self.options.stop_within);
         let mut state = self.state();
-        state.stop.get_or_insert(stop);
-        self.changed.notify_all();
-        // A probe may hold the communicator that holds its watch.
-        for comm in &state.comms {
-            if let Ok(mut probe) = comm.probe.try_lock() {
-                *probe = Probe::default();
-            }
+        if state.stop.is_some() {
+            return;
         }
-        let until = Instant::now() + self.options.stop_within;
+        state.stop = Some(stop);
+        self.changed.notify_all();
         while state.threads > 0 {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 log::warn!("rank {}: the watchdog does not stop, the store does not answer", self.rank);
-                return;
+                break;
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let comms = std::mem::take(&mut state.comms);
+        drop(state);
+        // A probe may hold the communicator that holds its watch. Whoever is in one keeps it.
+        for comm in comms {
+            let probe = comm.probe.try_lock().map(|mut probe| std::mem::take(&mut *probe));
+            drop(probe);
         }
     }
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Builder;
 use std::time::Instant;
 
+use super::courier::RANKS_A_ROUND;
+use super::dumps::write_dumps;
 use super::message::Cause;
 use super::peers::{Peer, blame};
 use super::watch::Comm;
@@ -16,14 +18,26 @@ pub(super) fn run(shared: &Shared) {
     let mut aborts = Vec::new();
     // A communicator's own error, until it is known whether a rank was lost.
     let mut complaint: Option<(Cause, Instant)> = None;
+    let mut last = Instant::now();
+    // Until then nobody is judged: this process was stopped or starved, what it knows of others is
+    // old, and they may have given it up.
+    let mut quiet = last;
     loop {
         let begin = Instant::now();
+        // Not twice in a row, or one that is always starved would never judge.
+        let was_quiet = last < quiet;
+        if !was_quiet && begin - last > shared.options.silence.saturating_add(shared.options.period) {
+            quiet = begin + 4 * shared.options.period;
+        }
+        last = begin;
         if shared.state().stop.is_some() {
             // The rank has left; nobody waits for what it had in flight.
             return;
         }
         if shared.poison.first().is_none() {
-            look(shared, &mut complaint);
+            if begin >= quiet {
+                look(shared, &mut complaint);
+            }
             if let Some(failure) = verdict(shared) {
                 aborts = fail(shared, &failure);
             }
@@ -108,15 +122,19 @@ fn complained(shared: &Shared, comm: &Comm, error: Error) -> Cause {
 
 /// The oldest op in flight, if its time is up.
 fn late(shared: &Shared, comm: &Comm, peers: &[Peer]) -> Option<Cause> {
-    {
+    let since = {
         let ops = comm.ops();
         let open = ops.open.front()?;
         if ops.since.elapsed() <= open.deadline {
             return None;
         }
-    }
-    let own = comm.position();
-    let (culprits, stage) = blame(peers, &comm.members, shared.rank, own, shared.options.silence, Instant::now());
+        ops.since
+    };
+    let options = &shared.options;
+    // A look at all ranks takes several rounds where they are many.
+    let turn = options.period.saturating_mul((1 + peers.len() / RANKS_A_ROUND) as u32);
+    let fresh = Instant::now().checked_sub(options.lost_after.saturating_add(turn)).map_or(since, |at| at.max(since));
+    let (culprits, stage) = blame(peers, &comm.members, shared.rank, comm.position(), options.silence, fresh);
     let mut failure = shared.failure(FailureKind::Timeout { stage }, &comm.name, culprits);
     let call = comm.locate(&mut failure);
     Some(Cause { failure, call })
@@ -136,16 +154,7 @@ fn verdict(shared: &Shared) -> Option<Failure> {
 fn fail(shared: &Shared, failure: &Failure) -> Vec<Aborting> {
     let comms = shared.state().comms.clone();
     if let Some(folder) = &shared.options.dumps {
-        for comm in &comms {
-            let json = comm.flight.dump(Some(failure.to_string())).json();
-            let name: String = comm.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-            let path = folder.join(format!("flight-{name}-{}.json", shared.rank));
-            let beside = folder.join(format!(".flight-{name}-{}.tmp", shared.rank));
-            let written = std::fs::write(&beside, json).and_then(|()| std::fs::rename(&beside, &path));
-            if let Err(error) = written {
-                log::warn!("{}: cannot write the flight record: {error}", path.display());
-            }
-        }
+        write_dumps(folder, shared.rank, comms.iter().map(|comm| comm.flight.dump(Some(failure.to_string()))));
     }
     log::error!("{failure}");
     shared.poison.set(failure);

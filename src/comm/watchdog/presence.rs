@@ -10,6 +10,7 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::comm::process::start_of_living;
 use crate::error::{Error, Result};
 
 /// What is known of a rank's process.
@@ -128,10 +129,7 @@ fn process_space() -> String {
     std::fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default()
 }
 
-/// `PID START` of a process that has not ended; what waits for its parent has.
+/// `PID START` of a process that has not ended.
 fn process(pid: u32) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-    let start = fields.get(19).filter(|_| !matches!(fields.first(), Some(&("Z" | "X"))))?;
-    Some(format!("{pid} {start}"))
+    Some(format!("{pid} {}", start_of_living(pid)?))
 }

@@ -39,6 +39,12 @@ impl Watch {
     /// As [`Watch::check`].
     pub fn begin(&self, seq: u64, label: &str, deadline: Option<Duration>, calls: &[Signature]) -> Result<()> {
         self.check()?;
+        self.note(seq, label, deadline, calls);
+        Ok(())
+    }
+
+    /// As [`Watch::begin`], for who cannot tell anybody of a failure: it is not told of one.
+    pub(crate) fn note(&self, seq: u64, label: &str, deadline: Option<Duration>, calls: &[Signature]) {
         calls.iter().for_each(|call| self.comm.flight.schedule(label, call));
         let deadline = deadline.unwrap_or(self.comm.deadline);
         let label = self.comm.flight.number(label);
@@ -49,7 +55,6 @@ impl Watch {
         }
         ops.called = seq + 1;
         ops.open.push_back(open);
-        Ok(())
     }
 
     /// Says that the device has begun an op.
@@ -74,7 +79,9 @@ impl Watch {
     /// Ends the watch over this communicator: it was finalized.
     pub fn close(&self) {
         self.comm.is_closed.store(true, Ordering::Release);
-        *self.comm.probe() = Probe::default();
+        // Dropped outside the lock: what it holds may hold this watch.
+        let probe = std::mem::take(&mut *self.comm.probe());
+        drop(probe);
     }
 
     /// The flight record.

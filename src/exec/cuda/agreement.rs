@@ -5,6 +5,14 @@
 //! parent, in one order, and a collective of a library needs slots that lie right on every rank.
 //! Derived from all plans, which every process has (the law between ranks needs them), and the
 //! same wherever the plans are. Tests: `tests/cuda_program.rs`.
+//!
+//! **No strategy gets a library's AllGather today.** It needs one array of equal slots with room for
+//! the own shard. The buffers of our strategies hold the others' shards alone, since the own one is
+//! used where it lies; so what they gather goes as a group of sends and receives, as many bytes in as
+//! many steps. Room for the own shard would cost 1/P of the gathered bytes more and a copy within the
+//! device, on every transport; what it buys, on NCCL alone, is in-network and copy-engine paths. No
+//! GPU has measured what that is worth, so the plans stay as they are. A plan whose slots lie right
+//! gets the collective (`tests/cuda_ranks.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 

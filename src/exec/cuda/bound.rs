@@ -123,12 +123,12 @@ impl<'a> Bound<'a> {
     /// are then aborted.
     pub fn run(&mut self, stream: &Stream) -> Result<()> {
         self.prepared.transport.health()?;
-        let result = self.try_run(stream);
-        if let Err(error) = &result {
-            // What does not end is told by the run's own error soon enough: nothing was waited for.
-            let _ = self.prepared.transport.abort(&error.to_string());
+        let Err(error) = self.try_run(stream) else { return Ok(()) };
+        match self.prepared.transport.abort(&error.to_string()) {
+            Ok(()) => Err(error),
+            // Freeing what the ops that were enqueued before may use would wait for ever.
+            Err(_) => Err(self.wedged(error)),
         }
-        result
     }
 
     fn try_run(&mut self, stream: &Stream) -> Result<()> {

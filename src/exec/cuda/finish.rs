@@ -112,7 +112,7 @@ impl Bound<'_> {
     }
 
     /// The device does not let go of the run.
-    fn wedged(&mut self, cause: Error) -> Error {
+    pub(super) fn wedged(&mut self, cause: Error) -> Error {
         self.leave_behind();
         let Error::Between(failure) = cause else { return cause };
         let what = format!("the work of a run that was aborted ({})", failure.kind);

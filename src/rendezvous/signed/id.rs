@@ -7,11 +7,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::join::{Members, told_by};
+use super::join::{COMM, Members};
 use super::key::Key;
 use super::post::{Board, Slot};
 use crate::error::{Error, FailureKind, Result};
-use crate::rendezvous::store::{Store, failure};
+use crate::rendezvous::store::{Store, failure, told_by};
 
 /// Length of the identity of a communicator.
 pub const ID_BYTES: usize = 128;
@@ -39,7 +39,7 @@ pub fn exchange_id(
     let entry = format!("id/{name}");
     let id =
         if members.rank() == 0 { give(&board, &entry, name, make) } else { take(&board, &entry, &op, begin, deadline) };
-    id.map_err(|error| told_by(error, members.rank(), &op, begin))
+    id.map_err(|error| told_by(error, members.rank(), COMM, &op, begin))
 }
 
 const MADE: u8 = 0;

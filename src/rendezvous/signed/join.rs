@@ -20,7 +20,10 @@ use super::key::{Key, Nonce};
 use super::post::{Board, Slot};
 use super::verdict::{Verdict, Why, conflict, protocol_skew};
 use crate::error::{Error, FailureKind, Result};
-use crate::rendezvous::store::{Store, failure};
+use crate::rendezvous::store::{Store, failure, told_by};
+
+/// What failures here name in place of a communicator.
+pub(super) const COMM: &str = "rendezvous";
 
 /// How long ranks rest between two looks at what nobody is told of.
 const SLICE: Duration = Duration::from_millis(50);
@@ -88,21 +91,7 @@ pub fn join(store: &dyn Store, key: &Key, hello: &Hello, deadline: Instant) -> R
     hello.check()?;
     let begin = Instant::now();
     let board = Board { store, key, nonce: hello.nonce };
-    meet(&board, hello, begin, deadline).map_err(|error| told_by(error, hello.rank, "join", begin))
-}
-
-/// The error as this rank tells it.
-pub(super) fn told_by(error: Error, rank: usize, op: &str, begin: Instant) -> Error {
-    match error {
-        Error::Between(mut failure) => {
-            failure.rank = rank;
-            failure.comm = "rendezvous".into();
-            failure.op = op.into();
-            failure.elapsed_ms = begin.elapsed().as_millis() as u64;
-            Error::Between(failure)
-        }
-        other => other,
-    }
+    meet(&board, hello, begin, deadline).map_err(|error| told_by(error, hello.rank, COMM, "join", begin))
 }
 
 fn meet(board: &Board<'_>, own: &Hello, begin: Instant, deadline: Instant) -> Result<Members> {

@@ -7,19 +7,14 @@ mod id;
 mod join;
 mod key;
 mod post;
+mod sealed;
 mod tcp;
 mod verdict;
-
-use crate::error::{Error, FailureKind};
 
 pub use hello::{Decoded, HELLO_BYTES, Hello, PLANS_MAX, PROTOCOL, WORLD_MAX};
 pub use host::Host;
 pub use id::{ID_BYTES, exchange_id};
 pub use join::{Members, join};
 pub use key::{KEY_FILE_BYTES_MIN, Key, Nonce};
+pub use sealed::SignedStore;
 pub use tcp::{Interface, TcpOptions, TcpStore};
-
-/// True if a wait only passed its deadline.
-fn is_timeout(error: &Error) -> bool {
-    matches!(error, Error::Between(failure) if matches!(failure.kind, FailureKind::Timeout { .. }))
-}

@@ -7,10 +7,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::is_timeout;
-use super::key::{Key, MAC_BYTES, Nonce};
+use super::key::{Key, Nonce};
+use super::sealed::{open, seal};
 use crate::error::{FailureKind, Result};
-use crate::rendezvous::store::{Store, failure};
+use crate::rendezvous::store::{Store, failure, is_timeout};
+
+/// What these values are signed for.
+const PURPOSE: &[u8] = b"post";
 
 /// Slots of a name: so many strangers may come before a rank gives up.
 const SLOTS: u32 = 64;
@@ -72,14 +75,11 @@ impl Board<'_> {
     }
 
     fn seal(&self, name: &str, value: &[u8]) -> Vec<u8> {
-        let mut sealed = self.key.sign(&[b"post", &self.nonce.0, name.as_bytes(), value]).to_vec();
-        sealed.extend(value);
-        sealed
+        seal(self.key, self.nonce, PURPOSE, name, value)
     }
 
     fn open<'a>(&self, name: &str, sealed: &'a [u8]) -> Option<&'a [u8]> {
-        let (mac, value) = sealed.split_first_chunk::<MAC_BYTES>()?;
-        self.key.verifies(&[b"post", &self.nonce.0, name.as_bytes(), value], mac).then_some(value)
+        open(self.key, self.nonce, PURPOSE, name, sealed)
     }
 
     fn full(&self, name: &str) -> crate::error::Error {

@@ -251,6 +251,10 @@ ncclResult_t ncclCommShrink(ncclComm_t comm, int* excluded, int count, ncclComm_
   std::string name = "shrink without";
   std::set<int> without(excluded, excluded + count);
   for (int rank : without) name += " " + std::to_string(rank);
+  // NCCL takes the length of the list for the number of ranks that go, and walks it in order.
+  if (static_cast<int>(without.size()) != count || !std::is_sorted(excluded, excluded + count)) {
+    return call.misuse("ranks to leave out that are not in ascending order", ncclInvalidArgument);
+  }
   if (without.count(comm->rank) || *without.begin() < 0 || *without.rbegin() >= comm->clique->size) {
     return call.error(ncclInvalidArgument, "a rank that cannot be left out");
   }

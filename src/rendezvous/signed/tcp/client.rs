@@ -13,8 +13,8 @@ use super::handshake::{ANSWER_BYTES, Answer, GREETING_BYTES, answered, prove};
 use super::host::{SLICE, reply, request};
 use crate::error::{Error, Failure, FailureKind, Result};
 use crate::rendezvous::signed::key::Key;
-use crate::rendezvous::store::{failure, unusable};
-use crate::rendezvous::stream::{connect_by, read_by, resolve_by, write_by};
+use crate::rendezvous::store::{failure, until, unusable};
+use crate::rendezvous::stream::{connect_by, reach_by, read_by, write_by};
 
 /// Between two tries to reach a host that is not there yet.
 const RETRY: Duration = Duration::from_millis(20);
@@ -57,12 +57,17 @@ impl Client {
     ) -> Result<Self> {
         let begin = Instant::now();
         loop {
-            let tried = match resolve_by(address, deadline) {
-                Ok(address) => {
-                    open(address, key, deadline.min(Instant::now() + HANDSHAKE)).map(|connection| (address, connection))
+            let tried = match reach_by(address, deadline) {
+                Ok(stream) => greeted(stream, key, deadline.min(Instant::now() + HANDSHAKE)),
+                Err(why) if why.kind() == ErrorKind::InvalidInput => {
+                    return Err(named(unusable(format!("{address:?} is not host:port")), rank));
                 }
                 Err(why) => Err(Closed::Absent(why)),
             };
+            let tried = tried.and_then(|connection| match connection.stream.peer_addr() {
+                Ok(address) => Ok((address, connection)),
+                Err(why) => Err(Closed::Absent(why)),
+            });
             let why = match tried {
                 Ok((address, connection)) => {
                     let idle = Mutex::new(vec![connection]);
@@ -110,7 +115,7 @@ impl Client {
     /// One request and its reply, which the host may hold back for `held`.
     fn ask(&self, what: u8, key: &str, rest: &[u8], held: Duration) -> Result<Option<Vec<u8>>> {
         let begin = Instant::now();
-        let deadline = begin + held + self.answer_within;
+        let deadline = until(self.answer_within.saturating_add(held));
         let request = [&[what, key.len() as u8], key.as_bytes(), rest].concat();
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         // An idle connection may have been closed meanwhile; every request may be said twice.
@@ -190,7 +195,10 @@ fn named(error: Error, rank: usize) -> Error {
 }
 
 fn open(address: SocketAddr, key: &Key, deadline: Instant) -> std::result::Result<Connection, Closed> {
-    let stream = connect_by(address, deadline).map_err(Closed::Absent)?;
+    greeted(connect_by(address, deadline).map_err(Closed::Absent)?, key, deadline)
+}
+
+fn greeted(stream: TcpStream, key: &Key, deadline: Instant) -> std::result::Result<Connection, Closed> {
     let mut greeting = [0; GREETING_BYTES];
     read_by(&stream, &mut greeting, deadline).map_err(Closed::Absent)?;
     let Some((proof, nonces)) = prove(key, &greeting).map_err(Closed::Random)? else { return Err(Closed::WrongKey) };

@@ -42,7 +42,7 @@ enum Step {
 pub(super) fn keep(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut strangers: VecDeque<Stranger> = VecDeque::new();
     while !shared.closed.load(Ordering::Acquire) {
-        // Sleeps in accept while nobody is inside; the host's end knocks to wake us.
+        // Sleeps in accept while nobody is inside; the host's end wakes us.
         let mut blocking = strangers.is_empty();
         if listener.set_nonblocking(!blocking).is_err() {
             return;

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -14,9 +15,8 @@ use super::handshake::{Answer, Nonces, answer};
 use super::{TcpOptions, door};
 use crate::error::Result;
 use crate::rendezvous::MemoryStore;
-use crate::rendezvous::signed::is_timeout;
 use crate::rendezvous::signed::key::Key;
-use crate::rendezvous::store::{Store, unusable};
+use crate::rendezvous::store::{Store, is_timeout, unusable};
 use crate::rendezvous::stream::write_by;
 
 /// Longest time that a request keeps its thread; clients that wait longer ask again.
@@ -68,12 +68,16 @@ impl Shared {
 pub(super) struct Host {
     shared: Arc<Shared>,
     address: SocketAddr,
+    /// The door's own, as a stream: only those can be shut down.
+    listener: TcpStream,
     door: Option<JoinHandle<()>>,
 }
 
 impl Host {
     pub(super) fn start(listener: TcpListener, key: &Key, options: &TcpOptions) -> Result<Self> {
-        let address = listener.local_addr().map_err(|why| unusable(format!("the address listened on: {why}")))?;
+        let said = |why| unusable(format!("the socket listened on: {why}"));
+        let address = listener.local_addr().map_err(said)?;
+        let second = listener.try_clone().map_err(said)?;
         let shared = Arc::new(Shared {
             key: key.clone(),
             options: *options,
@@ -85,7 +89,7 @@ impl Host {
         let door = Builder::new().name("seqpar-door".into()).stack_size(STACK_BYTES);
         let door = door.spawn(move || door::keep(&listener, &inside));
         let door = door.map_err(|why| unusable(format!("no thread for the store: {why}")))?;
-        Ok(Self { shared, address, door: Some(door) })
+        Ok(Self { shared, address, listener: OwnedFd::from(second).into(), door: Some(door) })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -101,17 +105,19 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::Release);
         for stream in self.shared.peers().open.values() {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+            let _ = stream.shutdown(Shutdown::Both);
         }
-        // A knock wakes the door out of accept; where it cannot, the thread stays until the process ends.
+        // Wakes the door out of accept on Linux; elsewhere a knock does. Where neither can, the thread
+        // stays until the process ends.
+        let woken = self.listener.shutdown(Shutdown::Both).is_ok();
         let mut address = self.address;
         match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
             IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
             _ => {}
         }
-        let knocked = TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok();
-        if let Some(door) = self.door.take().filter(|door| knocked || door.is_finished()) {
+        let woken = woken || TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok();
+        if let Some(door) = self.door.take().filter(|door| woken || door.is_finished()) {
             let _ = door.join();
         }
     }
@@ -149,7 +155,7 @@ pub(super) fn admit(stream: TcpStream, nonces: &Nonces, shared: &Arc<Shared>) {
     let welcome = say(&stream, Answer::Welcome).and_then(|()| {
         thread.spawn(move || {
             serve(&peer, Session::of_host(session), &inside);
-            let _ = peer.shutdown(std::net::Shutdown::Both);
+            let _ = peer.shutdown(Shutdown::Both);
             inside.peers().open.remove(&number);
         })
     });
