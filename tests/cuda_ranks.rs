@@ -230,6 +230,28 @@ fn a_rank_that_dies_silently_is_a_timeout_that_names_the_op() {
     });
 }
 
+/// What ended in the run before counts for nothing.
+#[test]
+fn a_rank_that_dies_in_a_second_run_is_missed_at_its_first_op() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let case = Case::plain(Dtype::Bf16, 7, 3, 32);
+        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(10));
+        let plans = plans(&case, &world_named(3, "fastseq"), 3);
+        let ops = |rank: usize| plans[rank].op_ids().filter(|op| plans[rank].comm(*op).is_some()).collect::<Vec<_>>();
+        mock.reset("late", 2);
+        mock.configure(&format!("die=1:{}", ops(1).len() + 1));
+        let mut setting = Setting::new(WAYS[0]);
+        setting.options.deadline = Duration::from_secs(1);
+        let failure = between(setting.run(&plans, &inputs, 2).unwrap_err());
+        assert!(matches!(failure.kind, FailureKind::Timeout { .. }), "{failure}");
+        let own = ops(failure.rank);
+        assert_eq!(failure.op, plans[failure.rank].label(own[0]), "{failure}");
+        assert_eq!(failure.seq, Some(own.len() as u64), "{failure}");
+        mock.configure("reset die=-1:0");
+    });
+}
+
 #[test]
 fn a_rank_whose_death_is_told_is_lost_at_the_op() {
     on_mock(|mock| {

@@ -7,7 +7,7 @@ use super::prepared::ExternalCall;
 use super::ranges::Issue;
 use super::resolve::{Call, Message, Resolved};
 use super::transport::Transport;
-use crate::cuda::{Event, Graph, Stream, copy_device_to_device, launch, wait_value, write_value};
+use crate::cuda::{Event, Graph, Stream, copy_device_to_device, fill_device, launch, wait_value, write_value};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::plan::OpId;
@@ -84,6 +84,8 @@ fn enqueue_one(bound: &Bound<'_>, resolved: &Resolved) -> Result<()> {
             // SAFETY: both runs lie in buffers of the plans; see the module.
             unsafe { copy_device_to_device(*to, *from, *bytes, stream) }
         }
+        // SAFETY: the run lies in a buffer of the plans; see the module.
+        Call::Clear { to, bytes } => unsafe { fill_device(*to, 0, *bytes, stream) },
         Call::Staged { staging, to, from, bytes } => {
             // SAFETY: as for `Copy`; a staging belongs to `bound` and to one stream.
             unsafe { bound.stagings[*staging].copy(*to, *from, *bytes, stream) }
