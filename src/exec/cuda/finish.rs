@@ -12,6 +12,9 @@ use crate::plan::OpId;
 /// How long aborted work may take to leave the device.
 const ABORT_DEADLINE: Duration = Duration::from_secs(10);
 
+/// A driver says of nothing which kernel it was.
+pub(super) const HOW_TO_BE_TOLD: &str = "run the same under compute-sanitizer to be told the kernel";
+
 /// Between two questions to the device.
 const SHORTEST_PAUSE: Duration = Duration::from_micros(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
@@ -101,7 +104,7 @@ impl Bound<'_> {
                 None => "which op it was is not known".into(),
             },
         };
-        let why = format!("{why}; {known}; run the same under compute-sanitizer to be told the kernel");
+        let why = format!("{why}; {known}; {HOW_TO_BE_TOLD}");
         Error::Cuda { call, code, why }
     }
 
