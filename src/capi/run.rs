@@ -123,7 +123,7 @@ fn finish(world: &mut World) -> Outcome {
     if !world.running {
         return Err(Fault::argument("nothing was run: call seqpar_run first"));
     }
-    let finished = match &mut world.executor {
+    let finished: Outcome<Option<crate::exec::Report>> = match &mut world.executor {
         Executor::Host { report, .. } => Ok(report.take()),
         #[cfg(feature = "cuda")]
         Executor::Device(on_device) => on_device.finish(),
