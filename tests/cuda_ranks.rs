@@ -433,6 +433,31 @@ fn the_librarys_collectives_are_right() {
     });
 }
 
+/// Sums whose order is seen in their bits: that of the group, by every transport.
+#[test]
+fn a_sum_is_made_in_group_order() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        // In this order 1, in any other that ends with a large one 0.
+        let values = [1e8f32, -1e8, 1.0];
+        let inputs: Tensors = (values.iter().enumerate())
+            .map(|(rank, value)| {
+                (format!("x of {rank}"), HostTensor::from_f32(Dtype::F32, [1, 1, 1, 12], &[*value; 12]).unwrap())
+            })
+            .collect();
+        for kind in [CommKind::ReduceScatter, CommKind::AllReduce] {
+            let plans = check_world((0..3).map(|rank| collective(kind, rank, 3)).collect()).unwrap();
+            mock.reset("random", 4);
+            let by_nccl = clean(mock, &Setting::new(WAYS[0]), &plans, &inputs, 1, kind.name()).0;
+            for (transport, outputs) in [("nccl", by_nccl), ("loopback", loopback(plans, &inputs))] {
+                for (name, tensor) in &outputs {
+                    assert!(tensor.to_f32().iter().all(|&sum| sum == 1.0), "{transport} {name}: {:?}", tensor.to_f32());
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn a_report_has_every_op_of_every_rank_eager_and_as_a_graph() {
     on_mock(|mock| {
