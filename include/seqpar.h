@@ -4,8 +4,8 @@
  * Calls. Every function that can fail returns a seqpar_status, SEQPAR_OK or what went wrong; the
  * words for it are in seqpar_last_error(), one string a thread. A call that fails has changed
  * nothing, except that memory a kernel writes may hold part of a result. No call blocks for ever.
- * Null pointers, sizes that contradict each other and handles of another kind are errors, not
- * crashes; memory that is not there, or shorter than its sizes say, is not.
+ * Null pointers, sizes that contradict each other and handles of another kind or that were given
+ * back are errors, not crashes; memory that is not there, or shorter than its sizes say, is not.
  *
  * Structs. `struct_bytes` is sizeof of the struct as the caller compiled it, so that structs can
  * grow: set everything to zero, then struct_bytes, then what matters. Zero means "none" or "the
@@ -16,14 +16,16 @@
  * channels of a head, C channels of a row. Extents come from the sizes in the struct around it.
  * The caller owns all tensor memory. On the host it is aligned to its elements; on CUDA addresses
  * and strides are multiples of 16 bytes, dtype is f16 or bf16 and D a multiple of 8 up to 128
- * (attention, projection) or 256 (qk norm), unless said otherwise.
+ * (attention, projection) or 256 (qk norm), unless said otherwise. What a call writes overlaps no
+ * other tensor of it, unless said otherwise; what is certain to overlap is refused.
  *
  * Ownership. What a function makes is given back to the function of the same name that ends in
  * _destroy, which takes null as well. Nothing else is handed over in either direction. Contexts
  * and streams of CUDA stay the caller's, and are left as they were.
  *
  * Threads. Functions may be called from any thread. Handles of kernels and plans may be shared by
- * threads; a prepared world serves one call at a time and refuses a second.
+ * threads; a prepared world serves one call at a time and refuses a second. What one thread gives
+ * back while another is in a call with it goes when that call returns.
  *
  * The library has every function below in every build. Without CUDA in it they return
  * SEQPAR_UNSUPPORTED where they would need it; seqpar_features() says what is in it.
@@ -173,7 +175,7 @@ typedef struct seqpar_attention_args {
 } seqpar_attention_args;
 
 /* out = softmax(scale * q k^T) v over the keys of all segments. A query without keys gives out 0
- * and lse -inf. `out` may overlap no other tensor.
+ * and lse -inf.
  * `stream` is a CUstream (cudaStream_t) of the handle's context, null the default stream; the
  * work is only enqueued. On the host `stream` is null and the call returns when done; so for all
  * kernels below. The first call of a kernel in a context loads it: make it before a capture. */
@@ -500,7 +502,8 @@ void seqpar_nccl_destroy(seqpar_nccl *nccl);
 seqpar_status seqpar_prepare_rank(const seqpar_plans *plans, const seqpar_kernels *kernels, seqpar_nccl *nccl,
                                   const seqpar_cuda_options *options, seqpar_prepared **prepared);
 
-/* Waits for a run in flight, up to its deadline; null is allowed. */
+/* Waits for a run in flight, up to its deadline. A run that has not ended by then may use what is bound
+ * until the process ends: what belongs to the handle is left to it. Null is allowed. */
 void seqpar_prepared_destroy(seqpar_prepared *prepared);
 
 /* Binds memory of the caller to an input or output: `bytes` is what seqpar_buffer says, alignment
@@ -510,12 +513,16 @@ void seqpar_prepared_destroy(seqpar_prepared *prepared);
 seqpar_status seqpar_bind(seqpar_prepared *prepared, size_t rank, size_t index, void *data, size_t bytes);
 
 /* Runs once. On CUDA it is enqueued behind all earlier work of `stream`, whose later work waits for
- * its end; on the host `stream` is null and the call returns when done.
+ * its end, and behind the run before, on whatever stream that was; a stream that is being captured is
+ * SEQPAR_UNSUPPORTED (see seqpar_cuda_options.graph). On the host `stream` is null and the call returns
+ * when done.
  * Errors: SEQPAR_UNBOUND; SEQPAR_RANK_FAILED and SEQPAR_TIMEOUT with the rank and the op. */
 seqpar_status seqpar_run(seqpar_prepared *prepared, void *stream);
 
 /* Waits for the end of the last run, with a deadline; a failure on the device shows here. Optional
- * where the caller's stream says when results may be read, needed for a report. */
+ * where the caller's stream says when results may be read, needed for a report. SEQPAR_TIMEOUT names
+ * what is not known to have ended: the run goes on, what is bound may still be used, and another call
+ * waits again. */
 seqpar_status seqpar_finish(seqpar_prepared *prepared);
 
 /* What the last finished run did on one rank. */

@@ -94,6 +94,34 @@ fn every_strategy_is_clean_and_right_on_four_ranks() {
     on_mock(|mock| every_strategy_is_clean_and_right(mock, 4));
 }
 
+/// More ranks than heads: whoever has none adds nothing to sums, and the others are none the worse.
+#[test]
+fn a_rank_without_heads_is_one_of_the_world() {
+    on_mock(|mock| {
+        mock.configure("sms=4");
+        let case = Case { text: 5, ..Case::plain(Dtype::Bf16, 14, 2, 64) };
+        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(3));
+        let mut ran = Vec::new();
+        for world in worlds(3) {
+            for (i, way) in Way::all().into_iter().enumerate() {
+                let what = format!("{} {way:?}", world.name());
+                mock.reset(MODES[i], 1);
+                let mut on_host = host::prepare(plans(&case, &world, 3), HostOptions::default())
+                    .unwrap_or_else(|e| panic!("{what}: {e}"));
+                let (want, _) = host::run_tensors(&mut on_host, &inputs).unwrap();
+                let got = run(mock, plans(&case, &world, 3), &inputs, way, &what);
+                for (name, tensor) in &got {
+                    for (i, (got, want)) in tensor.to_f32().iter().zip(&want[name].to_f32()).enumerate() {
+                        assert!((got - want).abs() <= 0.06, "{what} {name}[{i}]: {got}, not {want}");
+                    }
+                }
+            }
+            ran.push(world.strategy.name());
+        }
+        assert!(ran.contains(&"megatron") && ran.contains(&"fastseq"), "{ran:?}");
+    });
+}
+
 /// Every op has a span, eager and in a graph, whose times are those of its last launch.
 #[test]
 fn every_op_is_timed() {

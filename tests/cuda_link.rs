@@ -10,9 +10,9 @@ mod support;
 use seqpar::cuda::{DeviceMemory, Priority, Staging, Stream};
 use seqpar::dtype::Dtype;
 use seqpar::exec::cuda::{CudaOptions, Kernels, Link, Route, prepare, run_tensors};
-use seqpar::exec::{Report, SpanKind};
+use seqpar::exec::{HostTensor, Report, SpanKind};
 use seqpar::plan::lower::Gates;
-use seqpar::plan::{Checked, Plan, check_world};
+use seqpar::plan::{Builder, Checked, CommKind, Direction, Placement, Plan, Role, check_world};
 use seqpar::strategy::{self, LayerProblem, Options};
 
 use mock::workload::context;
@@ -137,6 +137,39 @@ fn messages_take_the_time_of_the_link() {
             assert!(slow_ns > plain_ns);
             let (pinned, _) = longer_without(Some(LINK), Route::Pinned);
             assert_eq!(pinned, slow, "{}", world.name());
+        }
+    });
+}
+
+/// Both ways at once take as long as one: a rank has a port out and another in.
+#[test]
+fn a_link_is_full_duplex() {
+    on_mock(|mock| {
+        mock.reset("late", 1);
+        const ELEMS: usize = 2500;
+        let dims = [1, 1, 1, ELEMS];
+        let plan = |rank: usize| {
+            let mut b = Builder::new(rank, 2);
+            let comm = b.stream("comm");
+            let place = |name: &str| {
+                Some(Placement { tensor: format!("{name} of {rank}"), dims, index: [None, None, None, None] })
+            };
+            let x = b.buffer("x", Role::Input, Dtype::F32, dims, place("x"));
+            let y = b.buffer("y", Role::Output, Dtype::F32, dims, place("y"));
+            let tag = b.tag();
+            let transfers = [(Direction::Send, 1 - rank, x), (Direction::Recv, 1 - rank, y)];
+            b.comm(comm, "swap", CommKind::SendRecv, tag, &[0, 1], Dtype::F32, &transfers);
+            b.finish()
+        };
+        let inputs: Tensors =
+            [0, 1].map(|rank| (format!("x of {rank}"), HostTensor::zeros(Dtype::F32, dims))).into_iter().collect();
+        let mut options = CudaOptions::default();
+        (options.link, options.timed) = (Some(LINK), true);
+        let (_, report) = run(mock, check_world((0..2).map(plan).collect()).unwrap(), &inputs, options, "swap");
+        let one_ns = (4.0 * ELEMS as f64 / LINK.bytes_per_s + LINK.latency_s) * 1e9;
+        for span in report.spans.iter().filter(|span| span.kind == SpanKind::Comm) {
+            let ns = span.ns() as f64;
+            assert!((one_ns..1.5 * one_ns).contains(&ns), "{ns} ns, not {one_ns}");
         }
     });
 }

@@ -231,6 +231,28 @@ fn a_rank_that_dies_silently_is_a_timeout_that_names_the_op() {
     });
 }
 
+/// What ended in the run before counts for nothing.
+#[test]
+fn a_rank_that_dies_in_a_second_run_is_missed_at_its_first_op() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let case = Case::plain(Dtype::Bf16, 7, 3, 32);
+        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(10));
+        let plans = plans(&case, &world_named(3, "fastseq"), 3);
+        let ops = |rank: usize| plans[rank].op_ids().filter(|op| plans[rank].comm(*op).is_some()).collect::<Vec<_>>();
+        mock.reset("late", 2);
+        mock.configure(&format!("die=1:{}", ops(1).len() + 1));
+        let mut setting = Setting::new(WAYS[0]);
+        setting.options.deadline = Duration::from_secs(1);
+        let failure = between(setting.run(&plans, &inputs, 2).unwrap_err());
+        assert!(matches!(failure.kind, FailureKind::Timeout { .. }), "{failure}");
+        let own = ops(failure.rank);
+        assert_eq!(failure.op, plans[failure.rank].label(own[0]), "{failure}");
+        assert_eq!(failure.seq, Some(own.len() as u64), "{failure}");
+        mock.configure("reset die=-1:0");
+    });
+}
+
 #[test]
 fn a_rank_whose_death_is_told_is_lost_at_the_op() {
     on_mock(|mock| {
@@ -407,6 +429,31 @@ fn the_librarys_collectives_are_right() {
                 let used = mock.calls().iter().any(|(call, _)| call == name);
                 assert_eq!(used, native_sums || !kind.reduces(), "{what}");
                 assert_eq!(report.bytes_sent, plans.iter().map(|plan| plan.bytes_sent()).collect::<Vec<_>>(), "{what}");
+            }
+        }
+    });
+}
+
+/// Sums whose order is seen in their bits: that of the group, by every transport.
+#[test]
+fn a_sum_is_made_in_group_order() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        // In this order 1, in any other that ends with a large one 0.
+        let values = [1e8f32, -1e8, 1.0];
+        let inputs: Tensors = (values.iter().enumerate())
+            .map(|(rank, value)| {
+                (format!("x of {rank}"), HostTensor::from_f32(Dtype::F32, [1, 1, 1, 12], &[*value; 12]).unwrap())
+            })
+            .collect();
+        for kind in [CommKind::ReduceScatter, CommKind::AllReduce] {
+            let plans = check_world((0..3).map(|rank| collective(kind, rank, 3)).collect()).unwrap();
+            mock.reset("random", 4);
+            let by_nccl = clean(mock, &Setting::new(WAYS[0]), &plans, &inputs, 1, kind.name()).0;
+            for (transport, outputs) in [("nccl", by_nccl), ("loopback", loopback(plans, &inputs))] {
+                for (name, tensor) in &outputs {
+                    assert!(tensor.to_f32().iter().all(|&sum| sum == 1.0), "{transport} {name}: {:?}", tensor.to_f32());
+                }
             }
         }
     });

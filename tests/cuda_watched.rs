@@ -8,6 +8,7 @@ mod mock;
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use seqpar::comm::flight::{self, Dump};
@@ -114,17 +115,24 @@ fn a_rank_that_leaves_is_lost_by_name_where_nccl_says_nothing() {
         let plans = world_plans();
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let id = Library::load(None).unwrap().unique_id().unwrap();
+        let enqueued = AtomicUsize::new(0);
         let ends: Vec<Option<(Failure, Duration)>> = mock.ranks(RANKS, |rank| {
             watched(rank, &plans, &store, &id, |bound, stream, watchdog| {
                 if rank == 1 {
-                    std::thread::sleep(Duration::from_millis(300));
+                    // Not before the others are under way, however busy the machine is.
+                    let begin = Instant::now();
+                    while enqueued.load(Ordering::Acquire) < RANKS - 1 && begin.elapsed() < DEADLINE {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
                     drop(watchdog);
                     // Its communicators stay, as those of a process that is stuck in its end do.
                     std::thread::sleep(Duration::from_secs(2));
                     return None;
                 }
+                bound.run(stream).unwrap();
+                enqueued.fetch_add(1, Ordering::Release);
                 let begin = Instant::now();
-                let error = bound.run(stream).and_then(|()| bound.finish().map(drop)).unwrap_err();
+                let error = bound.finish().map(drop).unwrap_err();
                 let took = begin.elapsed();
                 let later = between(bound.run(stream).unwrap_err());
                 assert!(matches!(later.kind, FailureKind::Poisoned { .. }), "{later}");

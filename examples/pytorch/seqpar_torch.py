@@ -10,6 +10,7 @@ documents them. Proof: tests/capi/python.rs.
 """
 
 import ctypes
+import math
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint64, c_void_p, sizeof
 
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "int32": 3, "uint8": 4, "bool": 4}
@@ -143,6 +144,18 @@ def dtype_of(tensor):
     return DTYPES[name]
 
 
+def given(name, tensor, like, shape, dtypes=None):
+    """The tensor, once it has this shape and one of these types (that of `like`), where `like` is:
+    a kernel sees addresses and would read whatever is there."""
+    kind = str(tensor.dtype).rpartition(".")[2]
+    wanted = dtypes or (str(like.dtype).rpartition(".")[2],)
+    if tuple(tensor.shape) != tuple(shape) or kind not in wanted:
+        raise SeqparError(f"{name} is {kind} {list(tensor.shape)}: {' or '.join(wanted)} {list(shape)} is wanted")
+    if getattr(tensor, "device", None) != getattr(like, "device", None):
+        raise SeqparError(f"{name} is on {tensor.device}, the others are on {like.device}: move it there")
+    return tensor
+
+
 def view(tensor, order):
     """A tensor whose four dimensions are those of `tensor` in this order; None: of extent 1."""
     if tensor is None:
@@ -189,6 +202,10 @@ class Kernels:
         """softmax(scale q k^T) v and its log-sum-exp [B, H, N]; q [B, H, N, D], k, v [B, Hkv, M, D],
         key_mask [B, M] uint8 or bool, 1 keeps."""
         batch, heads, rows, dim = q.shape
+        keys = (batch, k.shape[1], k.shape[2], dim)
+        k, v = given("k", k, q, keys), given("v", v, q, keys)
+        if key_mask is not None:
+            key_mask = given("key_mask", key_mask, q, (batch, k.shape[2]), ("uint8", "bool"))
         out = q.new_empty((batch, heads, rows, dim))
         lse = q.new_empty((batch, heads, rows), dtype=float32_of(q))
         query = QuerySegment(rows=rows, q=view(q, HEADS_FIRST), out=view(out, HEADS_FIRST), lse=view(lse, (0, 1, None, 2)))
@@ -204,14 +221,15 @@ class Kernels:
         """norm(x) * (1 + scale) + shift; x [B, N, C], shift and scale [B, C] or [B, N, C]."""
         y = x.new_empty(tuple(x.shape))
         args = self.rows(x, shift, norm=int(rms), eps=eps, y=view(y, ROWS),
-                         shift=vector(shift), scale=vector(scale))
+                         shift=vector("shift", shift, x), scale=vector("scale", scale, x))
         self.library.seqpar_norm_modulate(self.handle, byref(args), stream_of(x))
         return y
 
     def gate_residual(self, x, gate, branch):
         """x + gate * branch; x and branch [B, N, C], gate [B, C] or [B, N, C]."""
         out = x.new_empty(tuple(x.shape))
-        args = self.rows(x, gate, branch=view(branch, ROWS), residual=view(out, ROWS), gate=vector(gate))
+        args = self.rows(x, gate, branch=view(given("branch", branch, x, x.shape), ROWS), residual=view(out, ROWS),
+                         gate=vector("gate", gate, x))
         self.library.seqpar_gate_residual(self.handle, byref(args), stream_of(x))
         return out
 
@@ -219,8 +237,9 @@ class Kernels:
         """Both of the above in one pass: x + gate * branch, and that normed and modulated."""
         out, y = x.new_empty(tuple(x.shape)), x.new_empty(tuple(x.shape))
         args = self.rows(
-            x, gate, norm=int(rms), eps=eps, branch=view(branch, ROWS), residual=view(out, ROWS), y=view(y, ROWS),
-            gate=vector(gate), shift=vector(shift), scale=vector(scale))
+            x, gate, norm=int(rms), eps=eps, branch=view(given("branch", branch, x, x.shape), ROWS),
+            residual=view(out, ROWS), y=view(y, ROWS), gate=vector("gate", gate, x), shift=vector("shift", shift, x),
+            scale=vector("scale", scale, x))
         self.library.seqpar_gate_residual_norm_modulate(self.handle, byref(args), stream_of(x))
         return out, y
 
@@ -228,6 +247,9 @@ class Kernels:
         """RMS norm of the heads of q and k, then rotary embedding, in place; q [B, H, N, D], norms
         [D], cos and sin float32 [N, D/2]."""
         batch, heads, rows, dim = q.shape
+        k = given("k", k, q, (batch, k.shape[1], rows, dim))
+        q_norm, k_norm = (w if w is None else given("a norm's weight", w, q, (dim,)) for w in (q_norm, k_norm))
+        cos, sin = (t if t is None else given("cos or sin", t, q, (rows, dim // 2), ("float32",)) for t in (cos, sin))
         weight, table = (None, None, None, 0), (None, 0, None, 1)
         args = QkNormRopeArgs(
             dtype=dtype_of(q), rope=ROPES[pairs if cos is not None else None], norm_eps=eps, batch=batch, rows=rows,
@@ -241,8 +263,12 @@ class Kernels:
         return AdalnArgs(dtype=dtype_of(x), modulation=kind, batch=batch, rows=rows, hidden=hidden, x=view(x, ROWS), **more)
 
 
-def vector(tensor):
-    return view(tensor, (0, None, None, 1) if len(tensor.shape) == 2 else ROWS)
+def vector(name, tensor, x):
+    """[B, C], or [B, N, C] as x is."""
+    batch, _, hidden = x.shape
+    if len(tensor.shape) == 2:
+        return view(given(name, tensor, x, (batch, hidden)), (0, None, None, 1))
+    return view(given(name, tensor, x, x.shape), ROWS)
 
 
 class Plans:
@@ -306,6 +332,10 @@ class Prepared:
 
     def bind(self, rank, index, buffer, tensor):
         """A contiguous tensor; it is kept alive here."""
+        packed = [math.prod(tensor.shape[d + 1:]) for d in range(len(tensor.shape))]
+        gaps = [d for d, n in enumerate(tensor.shape) if n > 1 and tensor.stride()[d] != packed[d]]
+        if gaps or math.prod(tensor.shape) != math.prod(buffer.dims) or dtype_of(tensor) != buffer.dtype:
+            raise SeqparError(f"{buffer.name.decode()}: a contiguous tensor like {list(buffer.dims)} is wanted")
         self.library.seqpar_bind(self.handle, rank, index, tensor.data_ptr(), buffer.bytes)
         self.held[rank, index] = tensor
 

@@ -1,5 +1,5 @@
 //! The structs of `include/seqpar.h`, field by field in its order, where they are documented.
-//! `tests/capi/layout.rs` compares sizes and offsets with C.
+//! `tests/capi/header.rs` compares sizes and offsets with C.
 #![allow(missing_docs)]
 
 use std::ffi::{c_char, c_void};

@@ -4,8 +4,9 @@ use std::ffi::c_void;
 
 use super::abi::{AdalnArgs, Tensor};
 use super::compute::compute;
+use super::handle::held;
 use super::kernels::Kernels;
-use super::read::{growing, held};
+use super::read::growing;
 use super::status::{Fault, Outcome, Status, guard};
 use super::tensor::{float, size};
 use crate::dtype::Dtype;
@@ -30,7 +31,7 @@ pub unsafe extern "C" fn seqpar_norm_modulate(
         let spec = NormModulate { dtype, batch, rows: n, hidden, norm, eps, modulation };
         let mut operands = vec![rows.read("x", &args.x)?, rows.written("y", &args.y)?];
         operands.extend(rows.vectors(&[("shift", &args.shift, &args.shift_0), ("scale", &args.scale, &args.scale_0)])?);
-        compute(kernels, &Kernel::NormModulate(spec), &operands, stream)
+        compute(&kernels, &Kernel::NormModulate(spec), &operands, stream)
     })
 }
 
@@ -51,7 +52,7 @@ pub unsafe extern "C" fn seqpar_gate_residual(
         let spec = GateResidual { dtype, batch, rows: n, hidden, modulation };
         let mut operands = rows.gated()?;
         operands.extend(rows.vectors(&[("gate", &args.gate, &args.gate_0)])?);
-        compute(kernels, &Kernel::GateResidual(spec), &operands, stream)
+        compute(&kernels, &Kernel::GateResidual(spec), &operands, stream)
     })
 }
 
@@ -78,7 +79,7 @@ pub unsafe extern "C" fn seqpar_gate_residual_norm_modulate(
             ("shift", &args.shift, &args.shift_0),
             ("scale", &args.scale, &args.scale_0),
         ])?);
-        compute(kernels, &Kernel::GateResidualNormModulate(spec), &operands, stream)
+        compute(&kernels, &Kernel::GateResidualNormModulate(spec), &operands, stream)
     })
 }
 

@@ -4,8 +4,9 @@ use std::ffi::c_void;
 
 use super::abi::{AttentionArgs, KeySegment, QuerySegment};
 use super::compute::compute;
+use super::handle::held;
 use super::kernels::Kernels;
-use super::read::{growing, growing_array, held};
+use super::read::{growing, growing_array};
 use super::status::{Fault, Outcome, Status, guard};
 use super::tensor::{count, float, kv_heads, reserved, size};
 use crate::dtype::Dtype;
@@ -13,7 +14,7 @@ use crate::kernel::TensorView;
 use crate::kernel::spec::{self, Attention, Kernel};
 
 /// More segments than this were never meant.
-const MOST_SEGMENTS: usize = 1 << 16;
+const MOST_SEGMENTS: usize = 1 << 12;
 
 /// See the header.
 ///
@@ -31,7 +32,7 @@ pub unsafe extern "C" fn seqpar_attention(
         let keys = growing_array(args.keys, args.key_count, MOST_SEGMENTS)?;
         let spec = spec(&args, &queries, &keys)?;
         let operands = operands(&spec, &args, &queries, &keys)?;
-        compute(kernels, &Kernel::Attention(spec), &operands, stream)
+        compute(&kernels, &Kernel::Attention(spec), &operands, stream)
     })
 }
 

@@ -4,6 +4,7 @@ use std::ffi::c_void;
 
 use super::device::Device;
 use super::kernels::OfKernels;
+use super::overlap;
 use super::status::{Fault, Outcome};
 use crate::kernel::TensorView;
 use crate::kernel::host::{Tensor, run_piece};
@@ -16,6 +17,7 @@ pub(super) fn compute(
     operands: &[Vec<TensorView>],
     stream: *mut c_void,
 ) -> Outcome {
+    overlap::refuse(kernel, operands)?;
     match &kernels.device {
         Device::Host { threads } => {
             no_stream(stream)?;

@@ -4,7 +4,7 @@
 use super::status::Fault;
 use super::status::Outcome;
 #[cfg(feature = "cuda")]
-use crate::cuda::Context;
+use crate::cuda::{Context, Entered};
 #[cfg(feature = "cuda")]
 use crate::exec::cuda::Kernels;
 
@@ -27,6 +27,23 @@ pub(super) struct Cuda {
     pub(super) sms: Option<u32>,
     /// Last: what belongs to it goes before it.
     pub(super) context: Context,
+}
+
+#[cfg(feature = "cuda")]
+impl Device {
+    /// Its context, for what is given back.
+    pub(super) fn entered(&self) -> Option<Entered> {
+        match self {
+            Self::Host { .. } => None,
+            Self::Cuda(cuda) => entered(&cuda.context),
+        }
+    }
+}
+
+/// The context of what is given back, whichever is current; the caller's is current again afterwards.
+#[cfg(feature = "cuda")]
+pub(super) fn entered(context: &Context) -> Option<Entered> {
+    context.enter().map_err(|error| log::error!("something is given back without its context: {error}")).ok()
 }
 
 #[cfg(feature = "cuda")]

@@ -4,7 +4,8 @@
 use super::abi::Image;
 use super::abi::KernelsOptions;
 use super::device::Device;
-use super::read::{Handle, Held, check_pointer, give, growing, take};
+use super::handle::{Handle, Held, give, take};
+use super::read::{check_pointer, growing};
 use super::status::{Fault, Outcome, Status, guard, guard_destroy};
 use super::tensor::reserved;
 
@@ -18,7 +19,6 @@ pub struct OfKernels {
 pub type Kernels = Handle<OfKernels>;
 
 impl Held for OfKernels {
-    const TAG: u64 = 0x7365_7170_6b65_726e;
     const NAME: &'static str = "seqpar_kernels";
 }
 
@@ -47,13 +47,11 @@ pub unsafe extern "C" fn seqpar_kernels_create(options: *const KernelsOptions, k
 /// What the header asks of its arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqpar_kernels_destroy(kernels: *mut Kernels) {
-    guard_destroy(|| match take(kernels) {
+    guard_destroy(|| {
+        let kernels = take(kernels);
         #[cfg(feature = "cuda")]
-        Some(OfKernels { device: Device::Cuda(cuda) }) => {
-            // Without its context nothing is left to unload.
-            let _ = cuda.enter();
-        }
-        _ => {}
+        let _current = kernels.as_deref().and_then(|kernels| kernels.device.entered());
+        drop(kernels);
     });
 }
 

@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::abi::NcclOptions;
-use super::read::{Handle, Held, check_pointer, growing, held, numbers, take, text};
+use super::handle::{Handle, Held, held, take};
+use super::read::{check_pointer, growing, numbers, text};
 use super::status::{Fault, Outcome, Status, guard, guard_destroy};
 use super::tensor::{count, reserved, size};
 
@@ -25,7 +26,6 @@ pub struct OfNccl {
 pub type Nccl = Handle<OfNccl>;
 
 impl Held for OfNccl {
-    const TAG: u64 = 0x7365_7170_6e63_636c;
     const NAME: &'static str = "seqpar_nccl";
 }
 
@@ -92,7 +92,7 @@ pub unsafe extern "C" fn seqpar_nccl_create(options: *const NcclOptions, nccl: *
         {
             let deadline = super::prepare::deadline(options.deadline_ms);
             let ranked = Ranked::join((rank, world), id, path, max_ctas, deadline)?;
-            super::read::give(OfNccl { held: Mutex::new(Some(ranked)) }, nccl)
+            super::handle::give(OfNccl { held: Mutex::new(Some(ranked)) }, nccl)
         }
         #[cfg(not(feature = "nccl"))]
         {
@@ -130,9 +130,7 @@ pub unsafe extern "C" fn seqpar_nccl_finalize(nccl: *mut Nccl) -> Status {
 /// What the header asks of its arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqpar_nccl_destroy(nccl: *mut Nccl) {
-    guard_destroy(|| {
-        take(nccl);
-    });
+    guard_destroy(|| drop(take(nccl)));
 }
 
 #[cfg(feature = "nccl")]

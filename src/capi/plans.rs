@@ -4,8 +4,9 @@ use std::ffi::{CString, c_char};
 use std::sync::OnceLock;
 
 use super::abi::{Buffer, Problem, Summary};
+use super::handle::{Handle, Held, give, held, take};
 use super::problem;
-use super::read::{Handle, Held, check_pointer, fill, give, growing, held, store, store_numbers, store_text, take};
+use super::read::{check_pointer, fill, growing, store, store_numbers, store_text};
 use super::status::{Fault, Outcome, Status, guard, guard_destroy};
 use super::tensor::dtype_code;
 use crate::plan::{Checked, Plan, Role, check_world, dump};
@@ -24,7 +25,6 @@ pub struct OfPlans {
 pub type Plans = Handle<OfPlans>;
 
 impl Held for OfPlans {
-    const TAG: u64 = 0x7365_7170_706c_616e;
     const NAME: &'static str = "seqpar_plans";
 }
 
@@ -117,7 +117,8 @@ pub unsafe extern "C" fn seqpar_plans_world(plans: *const Plans, ranks: *mut usi
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqpar_plans_summary(plans: *const Plans, rank: usize, summary: *mut Summary) -> Status {
     guard(|| {
-        let plan = held(plans)?.checked_plan(rank)?;
+        let plans = held(plans)?;
+        let plan = plans.checked_plan(rank)?;
         let value = Summary {
             struct_bytes: 0,
             buffers: plan.buffers.len() as u64,
@@ -182,7 +183,8 @@ pub unsafe extern "C" fn seqpar_plans_placement(
     count: *mut usize,
 ) -> Status {
     guard(|| {
-        let buffer = held(plans)?.buffer(rank, index)?;
+        let plans = held(plans)?;
+        let buffer = plans.buffer(rank, index)?;
         let dimension = usize::try_from(dimension).ok().filter(|&dimension| dimension < 4);
         let dimension = dimension.ok_or_else(|| Fault::argument("a dimension that is none: use 0 to 3"))?;
         let Some(placement) = &buffer.placement else {

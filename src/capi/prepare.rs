@@ -6,10 +6,11 @@ pub(super) mod on_device;
 use std::time::Duration;
 
 use super::abi::{CudaOptions, HostOptions};
+use super::handle::{give, held};
 use super::kernels::Kernels;
 use super::nccl::Nccl;
 use super::plans::Plans;
-use super::read::{check_pointer, give, growing_or_none, held};
+use super::read::{check_pointer, growing_or_none};
 use super::status::{Fault, Outcome, Status, guard};
 use super::tensor::{flag, size};
 use super::world::{Executor, OfPrepared, Prepared};

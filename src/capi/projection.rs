@@ -10,16 +10,19 @@ use std::time::{Duration, Instant};
 use super::abi::{QkvArgs, QkvChunk, WaitStatus};
 use super::compute::{no_stream, on_host};
 use super::device::Device;
+use super::handle::held;
 use super::kernels::Kernels;
+use super::overlap;
 use super::qk_norm_rope::{norm_eps, tables};
-use super::read::{check_pointer, growing, growing_array, held, store};
+use super::read::{check_pointer, growing, growing_array, store};
 use super::status::{Fault, Outcome, Status, guard};
 use super::tensor::{count, float, kv_heads, reserved, rope, size};
 use crate::error::Error;
 use crate::kernel::TensorView;
 use crate::kernel::spec::{Epilogue, Gemm, Kernel, QkNormRope};
 
-const MOST_CHUNKS: usize = 1 << 16;
+/// More than this were never meant.
+const MOST_CHUNKS: usize = 1 << 12;
 
 /// See the header.
 ///
@@ -63,7 +66,12 @@ impl<'a> Projection<'a> {
     fn new(args: &'a QkvArgs) -> Outcome<Self> {
         reserved(args.reserved)?;
         let chunks = growing_array(args.chunks, args.chunk_count, MOST_CHUNKS)?;
-        chunks.iter().try_for_each(|chunk| reserved(i32::from(chunk.reserved != 0)))?;
+        for chunk in &chunks {
+            reserved(i32::from(chunk.reserved != 0))?;
+            if !chunk.flag.is_null() {
+                check_pointer(chunk.flag, "flag")?;
+            }
+        }
         let (dtype, batch) = (float(args.dtype)?, size(args.batch, "batch")?);
         let (hidden, heads, dim) =
             (size(args.hidden, "hidden")?, count(args.heads, "heads")?, count(args.head_dim, "head_dim")?);
@@ -120,6 +128,7 @@ impl<'a> Projection<'a> {
                 transforms.push((spec, list));
             }
         }
+        overlap::refuse(&Kernel::Gemm(gemm.clone()), &operands)?;
         let this = Self { args, chunks, gemm, operands, transforms };
         if this.waits() && args.timeout_ns == 0 {
             return Err(Fault::argument("flags with timeout_ns 0: say how long a wait may last"));
@@ -160,8 +169,7 @@ impl<'a> Projection<'a> {
         if chunk.flag.is_null() || chunk.rows == 0 {
             return Ok(());
         }
-        check_pointer(chunk.flag, "flag")?;
-        // SAFETY: aligned, and the caller's while the call runs; whoever raises it does so atomically.
+        // SAFETY: aligned (see `new`), and the caller's while the call runs; whoever raises it does so atomically.
         let flag = unsafe { AtomicU32::from_ptr(chunk.flag.cast_mut()) };
         let (begin, deadline) = (Instant::now(), Duration::from_nanos(self.args.timeout_ns));
         loop {

@@ -5,8 +5,9 @@ use std::ffi::c_void;
 use super::abi::{QkNormRopeArgs, Tensor};
 use super::adaln::eps;
 use super::compute::compute;
+use super::handle::held;
 use super::kernels::Kernels;
-use super::read::{growing, held};
+use super::read::growing;
 use super::status::{Fault, Outcome, Status, guard};
 use super::tensor::{count, float, reserved, rope, size};
 use crate::dtype::Dtype;
@@ -44,7 +45,7 @@ pub unsafe extern "C" fn seqpar_qk_norm_rope(
             vec![args.k.written("k", spec.dtype, shape(spec.kv_heads))?],
         ];
         operands.extend(tables(&spec, [&args.q_norm, &args.k_norm], [&args.cos, &args.sin])?);
-        compute(kernels, &Kernel::QkNormRope(spec), &operands, stream)
+        compute(&kernels, &Kernel::QkNormRope(spec), &operands, stream)
     })
 }
 

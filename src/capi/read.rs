@@ -1,4 +1,4 @@
-//! What a caller points to: structs that grow, arrays of them, strings, handles, places for results.
+//! What a caller points to: structs that grow, arrays of them, strings, places for results.
 //! Each function refuses null and misaligned pointers; that there is memory behind them, of that
 //! many bytes and for that long, is the caller's promise in the header.
 
@@ -53,7 +53,7 @@ growing! {
     "seqpar_rank_report" RankReport,
 }
 
-/// A struct of the caller, whose version may be older or newer.
+/// A struct of the caller, whose version may be newer, as long as it asks for nothing new.
 pub(super) fn growing<T: Growing>(pointer: *const T) -> Outcome<T> {
     let bytes = struct_bytes(pointer)?;
     let known = size_of::<T>();
@@ -214,47 +214,4 @@ pub(super) fn store_numbers(
         total += 1;
     }
     store(count, total, "count")
-}
-
-/// What a handle of one kind holds.
-pub(super) trait Held {
-    /// Marks a live handle of this kind.
-    const TAG: u64;
-    /// Name in the header.
-    const NAME: &'static str;
-}
-
-/// What an opaque pointer of the header points to.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Handle<T> {
-    tag: u64,
-    held: T,
-}
-
-/// Hands a new handle to the caller.
-pub(super) fn give<T: Held>(held: T, place: *mut *mut Handle<T>) -> Outcome {
-    check_pointer(place, "the place for the handle")?;
-    store(place, Box::into_raw(Box::new(Handle { tag: T::TAG, held })), "the place for the handle")
-}
-
-/// What a handle holds.
-pub(super) fn held<'a, T: Held>(handle: *const Handle<T>) -> Outcome<&'a T> {
-    check_pointer(handle, T::NAME)?;
-    // SAFETY: every handle starts with a tag; the caller keeps it alive during the call.
-    let tag = unsafe { handle.cast::<u64>().read() };
-    if tag != T::TAG {
-        return Err(Fault::argument(format!("this is no {}: pass what its own function made", T::NAME)));
-    }
-    // SAFETY: a live handle of that kind, shared only: what changes in it is behind a lock.
-    Ok(unsafe { &(*handle).held })
-}
-
-/// Takes a handle back; null and foreign ones are left alone.
-pub(super) fn take<T: Held>(handle: *mut Handle<T>) -> Option<T> {
-    held(handle.cast_const()).ok()?;
-    // SAFETY: made by `give`, and the caller gives it up.
-    let mut handle = unsafe { Box::from_raw(handle) };
-    handle.tag = 0;
-    Some(handle.held)
 }

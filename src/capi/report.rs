@@ -3,8 +3,9 @@
 use std::ffi::c_char;
 
 use super::abi::RankReport;
+use super::handle::held;
 use super::plans::no_rank;
-use super::read::{fill, held, store_text};
+use super::read::{fill, store_text};
 use super::status::{Fault, Outcome, Status, guard};
 use super::world::{Prepared, World};
 use crate::exec::{Report, overlap, record, trace};
@@ -16,7 +17,8 @@ use crate::exec::{Report, overlap, record, trace};
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqpar_report(prepared: *const Prepared, rank: usize, report: *mut RankReport) -> Status {
     guard(|| {
-        let world = held(prepared)?.enter()?;
+        let prepared = held(prepared)?;
+        let world = prepared.enter()?;
         let of = finished(&world)?;
         let bytes = of.bytes_sent.get(rank).zip(of.peak_bytes.get(rank));
         let (bytes_sent, peak_bytes) = bytes.ok_or_else(|| no_rank(rank, of.bytes_sent.len()))?;
@@ -46,7 +48,8 @@ pub unsafe extern "C" fn seqpar_report_json(
     bytes: *mut usize,
 ) -> Status {
     guard(|| {
-        let world = held(prepared)?.enter()?;
+        let prepared = held(prepared)?;
+        let world = prepared.enter()?;
         let json = record::of_report(finished(&world)?, "run", record::MEASURED, world.strategy);
         store_text(&record::of_reports(&[json]), text, capacity, bytes)
     })
@@ -64,7 +67,8 @@ pub unsafe extern "C" fn seqpar_report_trace(
     bytes: *mut usize,
 ) -> Status {
     guard(|| {
-        let world = held(prepared)?.enter()?;
+        let prepared = held(prepared)?;
+        let world = prepared.enter()?;
         store_text(&trace::to_json(finished(&world)?), text, capacity, bytes)
     })
 }

@@ -3,7 +3,8 @@
 use std::ffi::c_void;
 
 use super::compute::no_stream;
-use super::read::{check_pointer, held, take};
+use super::handle::{held, take};
+use super::read::check_pointer;
 use super::status::{Fault, Outcome, Status, guard, guard_destroy};
 use super::world::{Executor, Prepared, Slot, World};
 use crate::exec::host;
@@ -22,7 +23,8 @@ pub unsafe extern "C" fn seqpar_bind(
     bytes: usize,
 ) -> Status {
     guard(|| {
-        let mut world = held(prepared.cast_const())?.enter()?;
+        let prepared = held(prepared.cast_const())?;
+        let mut world = prepared.enter()?;
         if world.running {
             return Err(Fault::argument("a run is in flight: call seqpar_finish before seqpar_bind"));
         }
@@ -64,7 +66,8 @@ pub unsafe extern "C" fn seqpar_bind(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqpar_run(prepared: *mut Prepared, stream: *mut c_void) -> Status {
     guard(|| {
-        let mut world = held(prepared.cast_const())?.enter()?;
+        let prepared = held(prepared.cast_const())?;
+        let mut world = prepared.enter()?;
         world.check_bound()?;
         let World { executor, slots, running, report, .. } = &mut *world;
         match executor {
@@ -110,19 +113,28 @@ fn run_on_host(prepared: &mut host::Prepared, slots: &[Vec<Option<Slot>>]) -> Ou
 /// What the header asks of its arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqpar_finish(prepared: *mut Prepared) -> Status {
-    guard(|| finish(&mut *held(prepared.cast_const())?.enter()?))
+    guard(|| {
+        let prepared = held(prepared.cast_const())?;
+        finish(&mut *prepared.enter()?)
+    })
 }
 
 fn finish(world: &mut World) -> Outcome {
     if !world.running {
         return Err(Fault::argument("nothing was run: call seqpar_run first"));
     }
-    world.running = false;
-    world.report = match &mut world.executor {
-        Executor::Host { report, .. } => report.take(),
+    let finished: Outcome<Option<crate::exec::Report>> = match &mut world.executor {
+        Executor::Host { report, .. } => Ok(report.take()),
         #[cfg(feature = "cuda")]
-        Executor::Device(on_device) => on_device.finish()?,
+        Executor::Device(on_device) => on_device.finish(),
     };
+    // A run that is late is still one.
+    world.running = match &world.executor {
+        Executor::Host { .. } => false,
+        #[cfg(feature = "cuda")]
+        Executor::Device(on_device) => finished.is_err() && !on_device.is_at_rest(),
+    };
+    world.report = finished?;
     Ok(())
 }
 
@@ -132,13 +144,5 @@ fn finish(world: &mut World) -> Outcome {
 /// What the header asks of its arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqpar_prepared_destroy(prepared: *mut Prepared) {
-    guard_destroy(|| {
-        let Some(prepared) = take(prepared) else { return };
-        let mut world = prepared.into_world();
-        if world.running
-            && let Err(fault) = finish(&mut world)
-        {
-            log::warn!("the last run of a world that is given back: {fault}");
-        }
-    });
+    guard_destroy(|| drop(take(prepared)));
 }

@@ -99,7 +99,8 @@ impl Tensor {
             .zip(shape)
             .try_fold(0usize, |last, (stride, extent)| last.checked_add(stride.checked_mul(extent - 1)?));
         let span = last.and_then(|last| last.checked_add(1)?.checked_mul(dtype.bytes()));
-        if elems.is_none() || span.is_none_or(|span| span > LARGEST_SPAN_BYTES) {
+        let end = span.and_then(|span| self.data.addr().checked_add(span));
+        if elems.is_none() || end.is_none() || span.is_none_or(|span| span > LARGEST_SPAN_BYTES) {
             return Err(fault(format!("{shape:?} with strides {:?} is larger than any memory", self.strides)));
         }
         Ok(view)

@@ -2,8 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
+use super::handle::{Handle, Held};
+use super::overlap::{Range, overlapping};
 use super::plans::no_rank;
-use super::read::{Handle, Held};
 use super::status::{Fault, Outcome};
 use crate::exec::{Report, host};
 use crate::plan::{Checked, Plan, Role};
@@ -18,7 +19,6 @@ pub struct OfPrepared {
 pub type Prepared = Handle<OfPrepared>;
 
 impl Held for OfPrepared {
-    const TAG: u64 = 0x7365_7170_7072_6570;
     const NAME: &'static str = "seqpar_prepared";
 }
 
@@ -113,11 +113,6 @@ impl OfPrepared {
             }
         }
     }
-
-    /// The world, when nobody else has it.
-    pub(super) fn into_world(self) -> World {
-        self.world.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
 impl World {
@@ -151,32 +146,24 @@ impl World {
         let mut ranges = Vec::new();
         for (rank, slots) in self.slots.iter().enumerate() {
             for slot in slots.iter().flatten() {
-                let Some(address) = slot.address else {
+                let Some(begin) = slot.address else {
                     return Err(unbound(format!("buffer {} of rank {rank} is not bound: call seqpar_bind", slot.name)));
                 };
                 if slot.bytes > 0 {
-                    ranges.push((address, address + slot.bytes, slot, rank));
+                    ranges.push(Range {
+                        begin,
+                        end: begin + slot.bytes,
+                        writes: slot.writes,
+                        of: (slot.name.as_str(), rank),
+                    });
                 }
             }
         }
-        ranges.sort_by_key(|range| range.0);
-        // The furthest end of all ranges so far, and of the outputs among them.
-        let (mut any, mut output) = (None::<(usize, &str)>, None::<(usize, &str)>);
-        for &(begin, end, slot, rank) in &ranges {
-            let over = if slot.writes { any } else { output };
-            if let Some((_, other)) = over.filter(|(until, _)| *until > begin) {
-                return Err(unbound(format!(
-                    "buffers {other} and {} of rank {rank} overlap, and one is an output: give it memory of its own",
-                    slot.name
-                )));
-            }
-            let further =
-                |last: Option<(usize, _)>| Some(last.filter(|last| last.0 >= end).unwrap_or((end, slot.name.as_str())));
-            any = further(any);
-            if slot.writes {
-                output = further(output);
-            }
+        match overlapping(ranges) {
+            None => Ok(()),
+            Some(((a, of_a), (b, of_b))) => Err(unbound(format!(
+                "buffers {a} of rank {of_a} and {b} of rank {of_b} overlap, and one is an output: give it memory of its own"
+            ))),
         }
-        Ok(())
     }
 }

@@ -1,3 +1,5 @@
+use std::marker::PhantomData;
+
 use cudarc::driver::sys;
 
 use super::driver::{check, load, log_failure};
@@ -93,6 +95,22 @@ impl Context {
         check(unsafe { sys::cuCtxSetCurrent(self.raw) }, "cuCtxSetCurrent")
     }
 
+    /// Makes it current on this thread until the result is dropped; what was current before is then
+    /// current again.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn enter(&self) -> Result<Entered> {
+        let mut before = std::ptr::null_mut();
+        // SAFETY: writes one pointer.
+        check(unsafe { sys::cuCtxGetCurrent(&mut before) }, "cuCtxGetCurrent")?;
+        let is_current = before == self.raw;
+        if !is_current {
+            self.bind()?;
+        }
+        Ok(Entered { before: (!is_current).then_some(before), of_its_thread: PhantomData })
+    }
+
     /// Never gives it back: that would wait for work that never ends.
     pub fn leave(&mut self) {
         self.retained = false;
@@ -139,6 +157,23 @@ impl Context {
             uuid: uuid.bytes.map(|b| b as u8),
             memory_bytes,
         })
+    }
+}
+
+/// A context is current on this thread: see [`Context::enter`].
+#[derive(Debug)]
+pub struct Entered {
+    /// Null: none was.
+    before: Option<sys::CUcontext>,
+    of_its_thread: PhantomData<*const ()>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if let Some(before) = self.before {
+            // SAFETY: it was current when this began, and whoever made it so keeps it alive.
+            log_failure(unsafe { sys::cuCtxSetCurrent(before) }, "cuCtxSetCurrent");
+        }
     }
 }
 

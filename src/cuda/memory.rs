@@ -79,11 +79,8 @@ impl DeviceMemory {
     /// # Errors
     /// What the driver says.
     pub fn fill(&self, value: u8, stream: &Stream) -> Result<()> {
-        if self.bytes == 0 {
-            return Ok(());
-        }
         // SAFETY: the range is ours, and freeing it waits for the work that uses it.
-        check(unsafe { sys::cuMemsetD8Async(self.address, value, self.bytes, stream.raw()) }, "cuMemsetD8")
+        unsafe { fill_device(self.address, value, self.bytes, stream) }
     }
 
     /// Address of `bytes` bytes from `offset` on.
@@ -172,6 +169,21 @@ impl Drop for PinnedMemory {
         // SAFETY: made by `new`, freed once.
         log_failure(unsafe { sys::cuMemFreeHost(self.data.cast()) }, "cuMemFreeHost");
     }
+}
+
+/// Sets every byte of a range of device memory, in stream order.
+///
+/// # Errors
+/// What the driver says.
+///
+/// # Safety
+/// The range is alive until the fill has run, and what conflicts with it is ordered by the caller.
+pub unsafe fn fill_device(to: u64, value: u8, bytes: usize, stream: &Stream) -> Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    // SAFETY: the caller's promise.
+    check(unsafe { sys::cuMemsetD8Async(to, value, bytes, stream.raw()) }, "cuMemsetD8")
 }
 
 /// Copies within the device, in stream order.

@@ -5,7 +5,8 @@
 //! or blocks for ever. Contexts and streams may be borrowed from an embedding framework; those
 //! are left as they were. Nothing here orders work: that is the plan's business.
 //!
-//! Assumes that a thread binds a context ([`Context::bind`]) before it uses what belongs to it.
+//! Assumes that a context is current ([`Context::enter`], [`Context::bind`]) on a thread that uses what
+//! belongs to it.
 //! Refuses drivers below CUDA 12.1 (parameters above 4 KB). Tests: `tests/cuda_*.rs`, against a
 //! mock of the driver where there is no GPU.
 
@@ -23,13 +24,13 @@ mod stream;
 mod tensor_map;
 mod value;
 
-pub use context::{Attributes, Context};
+pub use context::{Attributes, Context, Entered};
 pub use driver::load;
 pub use event::Event;
 pub use graph::{Graph, capture};
 pub use ipc::{ImportedMemory, MemoryHandle, allocation_of};
 pub use launch::{Geometry, launch};
-pub use memory::{DeviceMemory, PinnedMemory, copy_device_to_device};
+pub use memory::{DeviceMemory, PinnedMemory, copy_device_to_device, fill_device};
 pub use module::{Function, Module};
 pub use staging::Staging;
 pub use stream::{Priority, Stream};

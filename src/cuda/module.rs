@@ -38,6 +38,16 @@ impl Module {
     /// # Safety
     /// `image` is a fatbin or cubin as a compiler wrote it: the driver trusts its headers.
     pub unsafe fn load(image: &[u8]) -> Result<Arc<Self>> {
+        // The driver reads its header in words.
+        let mut aligned =
+            vec![0u128; if image.as_ptr().cast::<u128>().is_aligned() { 0 } else { image.len().div_ceil(16) }];
+        let image = match bytemuck::cast_slice_mut(&mut aligned) {
+            [] => image,
+            copy => {
+                copy[..image.len()].copy_from_slice(image);
+                copy
+            }
+        };
         let mut raw = std::ptr::null_mut();
         // SAFETY: the caller's promise; unloaded in drop.
         check(unsafe { sys::cuModuleLoadData(&mut raw, image.as_ptr().cast()) }, "cuModuleLoadData")?;

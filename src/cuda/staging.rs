@@ -35,6 +35,11 @@ impl Staging {
         })
     }
 
+    /// Never freed: that would wait for work that never ends.
+    pub fn leave(&mut self) {
+        self.slots.leave();
+    }
+
     /// Copies between two ranges of device memory, in stream order; `stream` is the same at every
     /// call.
     ///

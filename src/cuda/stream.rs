@@ -91,6 +91,17 @@ impl Stream {
             result => check(result, "cuStreamQuery").map(|()| true),
         }
     }
+
+    /// Whether its work becomes part of a graph instead of being done.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn is_captured(&self) -> Result<bool> {
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: the handle is alive; writes one value.
+        check(unsafe { sys::cuStreamIsCapturing(self.raw, &mut status) }, "cuStreamIsCapturing")?;
+        Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+    }
 }
 
 impl Drop for Stream {

@@ -16,6 +16,7 @@ use seqpar::kernel::cuda::Arch;
 use seqpar::kernel::spec::{Attention, Kernel, KeySegment, RopePairs};
 use seqpar::strategy::Strategy;
 
+use crate::arguments::every_field;
 use crate::emulation::{How, emulate};
 use crate::kernels::{Projected, call, every_kernel, sized};
 use crate::memory::{ABSENT, bytes_of, values_of};
@@ -222,6 +223,93 @@ fn a_loopback_world_has_the_bits_of_one_rank() {
     });
 }
 
+/// Other memory is bound between runs, and the graph of the first is not what is replayed.
+#[test]
+fn a_graph_follows_what_is_bound() {
+    on_mock(|mock| {
+        mock.configure("sms=4");
+        let case = Case::plain(Dtype::Bf16, 18, 4, 64);
+        let (problem, layer) = layer_of(&case, Strategy::Ulysses, 2);
+        let _context = context();
+        let kernels = OnDevice::new(0);
+        let world = World::new(&problem);
+        for graph in [0, 1] {
+            mock.reset("random", 3);
+            let options = CudaOptions { graph, ..sized() };
+            let mut prepared = null_mut();
+            // SAFETY: all are alive.
+            ok(unsafe { seqpar_prepare_loopback(world.0, kernels.0, &options, &mut prepared) });
+            let ready = Ready(prepared);
+            let all = [1, 2].map(|seed| layer_inputs(&case, &layer, &mut Rng(seed)));
+            let held = all.each_ref().map(|inputs| run(&ready, world.bound(), inputs));
+            let [first, second] = held.each_ref().map(|held| whole(held));
+            assert!(first != second, "the inputs differ");
+            assert_same_bits("bound anew", &whole(&run(&ready, world.bound(), &all[0])), &first);
+            mock.assert_clean("bound anew");
+        }
+    });
+}
+
+#[test]
+fn every_field_of_a_devices_options_may_be_absurd() {
+    on_mock(|mock| {
+        mock.configure("sms=4");
+        let _context = context();
+        let kernels = OnDevice::new(0);
+        let world = World::new(&layer_of(&Case::plain(Dtype::Bf16, 10, 2, 64), Strategy::Ulysses, 2).0);
+        let mut made = 0;
+        every_field("seqpar_cuda_options", &sized::<CudaOptions>(), |options| {
+            let mut prepared = null_mut();
+            // SAFETY: all are alive.
+            let status = unsafe { seqpar_prepare_loopback(world.0, kernels.0, options, &mut prepared) };
+            made += i32::from(status == 0);
+            drop(Ready(prepared));
+            status
+        });
+        assert!(made > 4, "{made}");
+        let image = Image { data: b"any image".as_ptr().cast(), data_bytes: 9, ..sized() };
+        let options = KernelsOptions { device: 1, image_count: 1, ..sized() };
+        every_field("seqpar_image", &image, |image| {
+            let mut kernels = null_mut();
+            let longer = image.data_bytes > 9;
+            // SAFETY: all are alive; bytes that are not there are not given.
+            unsafe {
+                let image = if longer { Image { data: null(), ..*image } } else { *image };
+                let status = seqpar_kernels_create(&KernelsOptions { images: &image, ..options }, &mut kernels);
+                seqpar_kernels_destroy(kernels);
+                status
+            }
+        });
+        mock.assert_clean("absurd options");
+    });
+}
+
+/// A prepared world is given back where another context is current, and that one stays so.
+#[test]
+fn handles_are_given_back_in_their_own_context() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=2");
+        mock.reset("late", 1);
+        let own = context();
+        let kernels = OnDevice::new(0);
+        let world = World::new(&layer_of(&Case::plain(Dtype::Bf16, 18, 4, 64), Strategy::Single, 1).0);
+        let mut prepared = null_mut();
+        // SAFETY: all are alive.
+        ok(unsafe { seqpar_prepare_loopback(world.0, kernels.0, null(), &mut prepared) });
+        let other = Context::primary(1).unwrap();
+        // SAFETY: refused.
+        let refusal = unsafe { seqpar_run(prepared, null_mut()) };
+        assert_ne!(refusal, 0);
+        drop(Ready(prepared));
+        drop(kernels);
+        assert!(Context::current().unwrap().unwrap().is_same(&other));
+        mock.assert_clean("given back elsewhere");
+        drop(own);
+        mock.assert_clean("nothing is left in its context");
+        drop(other);
+    });
+}
+
 #[test]
 fn devices_contexts_and_images_that_are_not_there_are_said() {
     on_mock(|_| {
@@ -260,8 +348,8 @@ fn devices_contexts_and_images_that_are_not_there_are_said() {
             carry_out: false,
         });
         let memory = DeviceMemory::new(4096).unwrap();
-        let tensor = Tensor { data: memory.address() as *mut c_void, ..ABSENT };
-        refused(call(kernels.0, &kernel, &[tensor; 5], null_mut()), "SEQPAR_UNSUPPORTED", "f32");
+        let tensors = [0, 1, 2, 3, 3].map(|i| Tensor { data: (memory.address() + 1024 * i) as *mut c_void, ..ABSENT });
+        refused(call(kernels.0, &kernel, &tensors, null_mut()), "SEQPAR_UNSUPPORTED", "f32");
         // A thread without a context gets the handle's; one with another is told.
         std::thread::scope(|scope| {
             let handle = kernels.0 as usize;

@@ -16,10 +16,12 @@ mod arguments;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod declarations;
+mod handles;
 mod header;
 mod kernels;
 mod library;
 mod memory;
+mod overlaps;
 mod plans;
 mod program;
 mod python;

@@ -119,6 +119,23 @@ def main():
         return outputs["out"].bytes()
 
     print("ranks:", "same bits" if by_plans("single", 1) == by_plans("ulysses", 3) else "other bits")
+    wide = Memory((2, 3, 9, 16))
+    plans = seqpar.Plans(library, "single", "float32", 1, 1, 13, 4, 8)
+    index, buffer = next(plans.bound(0))
+    for wrong in (
+        lambda: kernels.attention(q, k, wide),
+        lambda: kernels.attention(q, Memory(k.shape, dtype="uint8"), v),
+        lambda: kernels.attention(q, k, v, key_mask=Memory((2, 9))),
+        lambda: kernels.gate_residual(x, rows[0], Memory((2, 4, 16))),
+        lambda: kernels.norm_modulate(x, Memory((2, 15)), rows[2]),
+        lambda: kernels.qk_norm_rope_(turned, other, ones, Memory((7,))),
+        lambda: plans.prepare().bind(0, index, buffer, Memory((1, 13, 4, 7))),
+    ):
+        try:
+            wrong()
+            print("wrong: taken")
+        except seqpar.SeqparError as error:
+            assert "wanted" in str(error), error
     try:
         seqpar.Plans(library, "ulysses", "float32", 64, 1, 13, 4, 8)
     except seqpar.SeqparError as error:

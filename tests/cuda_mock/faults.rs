@@ -23,6 +23,7 @@ const DEEPEST: usize = 3;
 fn everything(kernel: &Kernel, inputs: &[Values]) -> Result<()> {
     let context = Context::primary(0)?;
     Context::current()?;
+    let _current = context.enter()?;
     // SAFETY: the mock does not read images.
     let kernels = unsafe { Kernels::load(&context, &[b"any image"])? };
     let stream = Stream::new(Priority::Low)?;
@@ -49,6 +50,7 @@ fn everything(kernel: &Kernel, inputs: &[Values]) -> Result<()> {
     timed[1].milliseconds_since(&timed[0])?;
     timed[1].is_done()?;
     stream.is_done()?;
+    stream.is_captured()?;
     ring.result().map(drop)
 }
 

@@ -2,7 +2,7 @@
 //! value, which frees them in order.
 
 use super::super::abi::CudaOptions;
-use super::super::device::{Cuda, enter};
+use super::super::device::{Cuda, enter, entered};
 use super::super::status::Outcome;
 use super::super::tensor::flag;
 use super::super::world::Slot;
@@ -21,6 +21,14 @@ pub(crate) struct OnDevice {
     prepared: *mut Prepared,
     context: Context,
 }
+
+// SAFETY: the pointer owns what it points to; that and what borrows it may go to another thread, as
+// the line below has the compiler say.
+unsafe impl Send for OnDevice {}
+const _: fn(Prepared, Bound<'static>) = {
+    fn may_go<A: Send, B: Send>(_: A, _: B) {}
+    may_go::<Prepared, Bound<'static>>
+};
 
 impl OnDevice {
     /// All ranks.
@@ -81,13 +89,16 @@ impl OnDevice {
         enter(&self.context)?;
         Ok(self.bound.as_mut().map(Bound::finish).transpose()?)
     }
+
+    /// Whether the device has let go of what is bound.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.bound.as_ref().is_none_or(Bound::is_at_rest)
+    }
 }
 
 impl Drop for OnDevice {
     fn drop(&mut self) {
-        if let Err(fault) = enter(&self.context) {
-            log::error!("a prepared world is given back in another context: {fault}");
-        }
+        let _current = entered(&self.context);
         self.bound = None;
         // SAFETY: from `Box::into_raw`, and nothing borrows it any more.
         drop(unsafe { Box::from_raw(self.prepared) });

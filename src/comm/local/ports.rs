@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::faults::seconds;
 use super::sync::whole;
+use crate::error::{Error, Result};
 
 /// What a link can do; the model makes transfers take real time.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,6 +18,19 @@ pub struct Link {
     pub bytes_per_s: f64,
     /// Time from the end of a transfer to its arrival, seconds.
     pub latency_s: f64,
+}
+
+impl Link {
+    /// Refuses what is no link.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.bytes_per_s > 0.0 && self.latency_s >= 0.0 && self.latency_s < 1e6 {
+            return Ok(());
+        }
+        Err(Error::Unsupported(format!(
+            "a link of {} bytes/s and {} s: the rate is above 0, the latency 0 or more",
+            self.bytes_per_s, self.latency_s
+        )))
+    }
 }
 
 /// A message that both sides have posted and that has not started.

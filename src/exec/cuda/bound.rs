@@ -1,4 +1,5 @@
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use super::enqueue::{enqueue, launch_graph, op_of};
 use super::link::Ports;
@@ -8,7 +9,7 @@ use super::ranges::Ranges;
 use super::resolve::{Call, Home, Resolved, Resolver, Timed};
 use super::transport::Wires;
 use crate::cuda::{DeviceMemory, Event, Graph, PinnedMemory, Priority, Staging, Stream, capture};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::OpId;
 
 /// Bytes of a `SeqparStatus`.
@@ -32,7 +33,8 @@ pub struct Bound<'a> {
     pub(super) fork: Event,
     pub(super) joins: Vec<Event>,
     pub(super) start: Event,
-    pub(super) end: Event,
+    pub(super) end: Arc<Event>,
+    pub(super) state: State,
     /// What kernels say of gates that did not open, by op; offset of each rank's first.
     pub(super) status: PinnedMemory,
     pub(super) first_status: Vec<usize>,
@@ -43,6 +45,19 @@ pub struct Bound<'a> {
     pub(super) ports: Option<Ports>,
     pub(super) stagings: Vec<Staging>,
     scratch: Vec<DeviceMemory>,
+}
+
+/// What is known of the last run.
+#[derive(Debug)]
+pub(super) enum State {
+    /// There was none.
+    Idle,
+    /// It was enqueued.
+    UnderWay,
+    /// It was waited for, until its end or until its deadline.
+    Waited,
+    /// It was not enqueued whole.
+    Failed(Error),
 }
 
 /// How many communications of each stream have ended, told by the streams themselves; empty where
@@ -102,7 +117,8 @@ impl<'a> Bound<'a> {
             fork: Event::new(false)?,
             joins: prepared.streams.iter().map(|_| Event::new(false)).collect::<Result<_>>()?,
             start: Event::new(true)?,
-            end: Event::new(true)?,
+            end: Arc::new(Event::new(true)?),
+            state: State::Idle,
             status,
             first_status,
             told: Told { words, communications },
@@ -114,38 +130,59 @@ impl<'a> Bound<'a> {
         })
     }
 
-    /// Enqueues one run behind all earlier work of `stream`, which waits for its end. The first run
-    /// with [`super::CudaOptions::graph`] captures it. Waits on the host only until a communication
-    /// library has put its calls on their streams.
+    /// Enqueues one run behind all earlier work of `stream`, which waits for its end, and behind the
+    /// run before, whatever stream that was on. The first run with [`super::CudaOptions::graph`]
+    /// captures it. Waits on the host only until a communication library has put its calls on their
+    /// streams.
     ///
     /// # Errors
-    /// What the driver and the library say, with the op at which they said so; the other ranks' ops
-    /// are then aborted.
+    /// A stream that is being captured: a run is no part of another graph. What the driver and the
+    /// library say, with the op at which they said so; the other ranks' ops are then aborted.
     pub fn run(&mut self, stream: &Stream) -> Result<()> {
         self.prepared.transport.health()?;
-        let Err(error) = self.try_run(stream) else { return Ok(()) };
-        match self.prepared.transport.abort(&error.to_string()) {
-            Ok(()) => Err(error),
-            // Freeing what the ops that were enqueued before may use would wait for ever.
-            Err(_) => Err(self.wedged(error)),
+        let _current = self.prepared.context.enter()?;
+        if stream.is_captured()? {
+            return Err(Error::Unsupported(
+                "a run on a stream that is being captured: run it outside, with the option graph for a graph of its own"
+                    .into(),
+            ));
         }
+        let Err(error) = self.try_run(stream) else {
+            self.state = State::UnderWay;
+            return Ok(());
+        };
+        let error = match self.prepared.transport.abort(&error.to_string()) {
+            Ok(()) => error,
+            // Freeing what the ops that were enqueued before may use would wait for ever.
+            Err(_) => self.wedged(error),
+        };
+        self.state = State::Failed(error.clone());
+        Err(error)
     }
 
     fn try_run(&mut self, stream: &Stream) -> Result<()> {
-        self.prepared.context.bind()?;
+        let prepared = self.prepared;
+        let mut last = prepared.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(end) = &*last {
+            stream.wait(end)?;
+        }
+        let enqueued = self.enqueued(stream);
+        // After a failure too: what was enqueued goes on.
+        let recorded = self.end.record(stream);
+        *last = Some(self.end.clone());
+        enqueued.and(recorded)
+    }
+
+    fn enqueued(&mut self, stream: &Stream) -> Result<()> {
         let _run = self.ranges.as_ref().map(Ranges::run);
         self.start.record(stream)?;
-        if self.prepared.options.graph {
-            if self.graph.is_none() {
-                self.graph = Some(self.captured()?);
-            }
-            if let Some(graph) = &self.graph {
-                launch_graph(graph, stream)?;
-            }
-        } else {
-            enqueue(self, stream)?;
+        if !self.prepared.options.graph {
+            return enqueue(self, stream);
         }
-        self.end.record(stream)
+        if self.graph.is_none() {
+            self.graph = Some(self.captured()?);
+        }
+        self.graph.iter().try_for_each(|graph| launch_graph(graph, stream))
     }
 
     fn captured(&self) -> Result<Graph> {
@@ -166,9 +203,26 @@ impl<'a> Bound<'a> {
     pub(super) fn leave_behind(&mut self) {
         self.prepared.wedged.store(true, Ordering::Relaxed);
         self.scratch.iter_mut().chain([&mut self.flags]).for_each(DeviceMemory::leave);
+        self.stagings.iter_mut().for_each(Staging::leave);
+        self.ports.iter_mut().for_each(Ports::leave);
         self.wires.leave();
         self.status.leave();
         self.told.words.leave();
+    }
+}
+
+impl Drop for Bound<'_> {
+    /// Freeing what the device still uses waits for it without end: here it has the run's deadline.
+    fn drop(&mut self) {
+        if matches!(self.state, State::UnderWay)
+            && let Err(error) = self.finish()
+        {
+            log::warn!("the last run of what is dropped: {error}");
+        }
+        if self.prepared.is_wedged() || !self.is_at_rest() {
+            log::error!("a run does not end: its memory is left behind");
+            self.leave_behind();
+        }
     }
 }
 

@@ -3,11 +3,12 @@
 //! it. That no two calls conflict is the law of the plans and of their lowered form.
 
 use super::bound::Bound;
+use super::finish::HOW_TO_BE_TOLD;
 use super::prepared::ExternalCall;
 use super::ranges::Issue;
 use super::resolve::{Call, Message, Resolved};
 use super::transport::Transport;
-use crate::cuda::{Event, Graph, Stream, copy_device_to_device, launch, wait_value, write_value};
+use crate::cuda::{Event, Graph, Stream, copy_device_to_device, fill_device, launch, wait_value, write_value};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::plan::OpId;
@@ -84,6 +85,8 @@ fn enqueue_one(bound: &Bound<'_>, resolved: &Resolved) -> Result<()> {
             // SAFETY: both runs lie in buffers of the plans; see the module.
             unsafe { copy_device_to_device(*to, *from, *bytes, stream) }
         }
+        // SAFETY: the run lies in a buffer of the plans; see the module.
+        Call::Clear { to, bytes } => unsafe { fill_device(*to, 0, *bytes, stream) },
         Call::Staged { staging, to, from, bytes } => {
             // SAFETY: as for `Copy`; a staging belongs to `bound` and to one stream.
             unsafe { bound.stagings[*staging].copy(*to, *from, *bytes, stream) }
@@ -155,10 +158,19 @@ fn time(bound: &Bound<'_>, timer: &Event, stream: &Stream) -> Result<()> {
     if bound.prepared.options.graph { timer.record_in_graph(stream) } else { timer.record(stream) }
 }
 
+/// What the driver says of work that it was given before, at whatever call comes next: memory errors,
+/// lost launches, assertions and traps of a kernel.
+const OF_EARLIER_WORK: [u32; 10] = [214, 700, 702, 710, 714, 715, 716, 717, 718, 719];
+
 /// With the op that call `at` is made for. What failed between ranks says where by itself.
 fn named(bound: &Bound<'_>, at: usize, error: Error) -> Error {
     match (op_of(&bound.calls, at), error) {
         (_, error @ Error::Between(_)) => error,
+        (Some((rank, op)), Error::Cuda { call, code, why }) if OF_EARLIER_WORK.contains(&code) => {
+            let label = bound.prepared.rank(rank).plan.label(op);
+            let known = format!("work up to op \"{label}\" of rank {rank}, the one being enqueued");
+            Error::Cuda { call, code, why: format!("{why}; it is of {known}; {HOW_TO_BE_TOLD}") }
+        }
         (Some((rank, op)), error) => bound.prepared.rank(rank).failed(op, error),
         (None, error) => error,
     }

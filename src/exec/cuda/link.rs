@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::finish::nanoseconds;
 use crate::comm::local::Link;
 use crate::cuda::{DeviceMemory, Stream};
 use crate::error::Result;
@@ -9,6 +10,9 @@ use crate::kernel::cuda::Passage;
 
 /// Bytes of a time, and of the lock before them.
 const WORD: u64 = 8;
+
+/// Years; a few of them added to the device's clock do not wrap around.
+const LONGEST_NS: f64 = 1e18;
 
 /// The ports of all ranks, and the arrivals of all messages of a run.
 pub(super) struct Ports {
@@ -31,10 +35,15 @@ impl Ports {
         self.memory.fill(0, stream)
     }
 
+    /// Never freed: that would wait for work that never ends.
+    pub(super) fn leave(&mut self) {
+        self.memory.leave();
+    }
+
     /// One more message of the run.
     pub(super) fn passage(&mut self, from: usize, to: usize, bytes: usize) -> Passage {
         let word = |i: usize| self.memory.address() + WORD * i as u64;
-        let ns = |seconds: f64| (seconds * 1e9).ceil() as u64;
+        let ns = |seconds: f64| (seconds * 1e9).ceil().min(LONGEST_NS) as u64;
         self.messages += 1;
         Passage {
             lock: word(0),
@@ -42,7 +51,7 @@ impl Ports {
             arrival: word(2 * self.ranks + self.messages),
             transfer_ns: ns(bytes as f64 / self.link.bytes_per_s),
             latency_ns: ns(self.link.latency_s),
-            timeout_ns: self.timeout.as_nanos() as u64,
+            timeout_ns: nanoseconds(self.timeout),
         }
     }
 }

@@ -6,6 +6,9 @@ use crate::kernel::TensorView;
 use crate::plan::memory::Memory;
 use crate::plan::{Access, Plan, Role};
 
+/// What the kernels' vector loads need of bound memory.
+const ALIGNMENT_BYTES: u64 = 16;
+
 /// Device addresses of all buffers of a rank.
 #[derive(Clone, Debug)]
 pub(super) struct Addresses {
@@ -20,7 +23,16 @@ impl Addresses {
             of.push(match (buffer.role, memory.offsets.get(id).copied().flatten()) {
                 (Role::Temp, Some(offset)) => arena.address() + offset as u64,
                 (Role::Temp, None) => return Err(unbound(plan, &buffer.name)),
-                _ => bound.get(id).copied().flatten().ok_or_else(|| unbound(plan, &buffer.name))?,
+                _ => {
+                    let address = bound.get(id).copied().flatten().ok_or_else(|| unbound(plan, &buffer.name))?;
+                    if buffer.bytes() > 0 && (address == 0 || !address.is_multiple_of(ALIGNMENT_BYTES)) {
+                        return Err(Error::Bind(format!(
+                            "buffer {} of rank {} at {address:#x}: give memory aligned to {ALIGNMENT_BYTES} bytes",
+                            buffer.name, plan.rank
+                        )));
+                    }
+                    address
+                }
             });
         }
         Ok(Self { of })

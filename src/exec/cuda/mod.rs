@@ -7,7 +7,8 @@
 //! outputs, and makes every kernel ready, since loading one while another spins can wedge a context.
 //! [`Bound::run`] only enqueues (or launches the graph that the first run was captured into) behind
 //! the caller's stream, which waits for its end. Nothing in a run waits for the device on the host;
-//! [`Bound::finish`] does, with a deadline.
+//! [`Bound::finish`] does, with a deadline. Runs of one prepared world share its temporaries, events
+//! and flags: each waits on the device for the one before, whatever is bound and on whatever streams.
 //!
 //! Transports change no bit; they differ in what a communication becomes, and in nothing else:
 //!
@@ -34,7 +35,8 @@
 //! left to it. Assumes that bound memory stays alive and is used by nobody else until the run has
 //! ended, and that all ranks prepare and run the plans of one world alike. Borrows context and
 //! stream and leaves them as they were. Tests: `tests/cuda_program.rs` (the steps, as data),
-//! `tests/cuda_executor.rs` (loopback), `tests/cuda_ranks.rs` (NCCL), `tests/cuda_peer`.
+//! `tests/cuda_executor.rs` (loopback), `tests/cuda_runs.rs` (one run behind another),
+//! `tests/cuda_ranks.rs` (NCCL), `tests/cuda_peer`.
 
 mod agreement;
 mod bound;
@@ -43,6 +45,8 @@ mod finish;
 mod kernels;
 mod link;
 mod memory;
+mod open_ops;
+mod options;
 mod prepared;
 pub mod program;
 mod ranges;
@@ -57,7 +61,8 @@ pub use crate::comm::local::Link;
 pub use agreement::Agreement;
 pub use bound::Bound;
 pub use kernels::Kernels;
-pub use prepared::{CudaOptions, External, ExternalCall, Prepared, Route, prepare, prepare_rank};
+pub use options::{CudaOptions, Route};
+pub use prepared::{External, ExternalCall, Prepared, prepare, prepare_rank};
 #[doc(hidden)]
 pub use prepared::{prepare_lowered, prepare_rank_lowered};
 #[cfg(feature = "nccl")]

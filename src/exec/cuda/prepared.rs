@@ -1,10 +1,10 @@
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::bound::Bound;
 use super::kernels::Kernels;
+use super::options::CudaOptions;
 use super::program::{self, Program};
 use super::ranges::name_streams;
 use super::transport::Transport;
@@ -17,59 +17,6 @@ use crate::kernel::cuda::Arch;
 use crate::plan::lower::{Gates, Lowered};
 use crate::plan::memory::Memory;
 use crate::plan::{Buffer, BufferId, Checked, OpId, Plan};
-
-/// How a world runs. Nothing here changes a bit.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct CudaOptions {
-    /// What gates become. Flags need communication that takes no SM: copies within a device do
-    /// not promise that, so events are the default here.
-    pub gates: Gates,
-    /// Capture the world into one graph and launch that.
-    pub graph: bool,
-    /// Time every op by events.
-    pub timed: bool,
-    /// Fill temporaries with NaN before each run.
-    pub poison: bool,
-    /// SMs that a kernel may fill; `None`: all. With gates as flags, leave some to the others.
-    pub sms: Option<u32>,
-    /// By loopback: messages between ranks take that time, by the device's clock; `None`: as long as
-    /// their copies. The model is that of the host executor: a message takes the sender's port and
-    /// the receiver's, and arrives a latency later; but it takes them in the order in which messages
-    /// become ready, not when it could start. What one op receives follows each other. Two launches
-    /// of one thread a message: a kernel that fills every SM delays them.
-    pub link: Option<Link>,
-    /// By loopback: how messages between ranks travel.
-    pub route: Route,
-    /// Longest time of a run, and of a wait inside a kernel.
-    pub deadline: Duration,
-}
-
-/// How a message between two ranks of one device travels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Route {
-    /// As one copy within the device.
-    #[default]
-    Device,
-    /// Through pinned host memory, out by one copy engine and in by another: a real link.
-    Pinned,
-}
-
-impl Default for CudaOptions {
-    fn default() -> Self {
-        Self {
-            gates: Gates::Events,
-            graph: false,
-            timed: false,
-            poison: cfg!(debug_assertions),
-            sms: None,
-            link: None,
-            route: Route::Device,
-            deadline: Duration::from_secs(60),
-        }
-    }
-}
 
 /// What an external op is given, at enqueue time.
 pub struct ExternalCall<'a> {
@@ -98,6 +45,9 @@ pub struct Prepared {
     pub(super) events: Vec<Event>,
     pub(super) externals: HashMap<String, External>,
     pub(super) options: CudaOptions,
+    /// End of the run that was enqueued last, unless it was finished. All that is bound shares events
+    /// and temporaries: a run waits for the one before, whoever's it was and on whatever stream.
+    pub(super) last: Mutex<Option<Arc<Event>>>,
     /// The device may use its memory for ever.
     pub(super) wedged: AtomicBool,
     /// Last: what belongs to it goes before it.
@@ -118,7 +68,7 @@ impl RankPlan {
     }
 }
 
-/// Prepares the plans of all ranks, in order, for one device whose context is current.
+/// Prepares the plans of all ranks, in order, for the device of `context`.
 ///
 /// # Errors
 /// Plans of another world or in another order, kernels that the device has not, and what the
@@ -161,9 +111,9 @@ pub fn prepare_lowered(
     Prepared::new(context, kernels, plans, &lowered, program, Transport::Loopback, options)
 }
 
-/// Prepares the plan of one rank for the device whose context is current; the other ranks are
-/// threads or processes with devices of their own, met through `transport`. Each of them prepares
-/// and runs its plan of the same world.
+/// Prepares the plan of one rank for the device of `context`; the other ranks are threads or
+/// processes with devices of their own, met through `transport`. Each of them prepares and runs its
+/// plan of the same world.
 ///
 /// # Errors
 /// A transport of another rank or world, tags that do not ascend in plan order, gates that a
@@ -214,7 +164,8 @@ impl Prepared {
         transport: Transport,
         options: CudaOptions,
     ) -> Result<Self> {
-        context.bind()?;
+        options.link.iter().try_for_each(Link::check)?;
+        let _current = context.enter()?;
         let mut ranks = Vec::new();
         for (checked, lowered) in plans.into_iter().zip(lowered) {
             let memory = checked.memory().clone();
@@ -235,6 +186,7 @@ impl Prepared {
             context,
             kernels,
             externals: HashMap::new(),
+            last: Mutex::default(),
             wedged: AtomicBool::new(false),
             options,
         };
@@ -269,7 +221,7 @@ impl Prepared {
     /// [`Prepared::plans`], by index in [`Plan::buffers`]; temporaries are `None`.
     ///
     /// # Errors
-    /// A buffer that is not bound, operands that no kernel takes, and what the driver says.
+    /// A buffer that is not bound or not aligned, operands that no kernel takes, and what the driver says.
     ///
     /// # Safety
     /// Each address is a device allocation of the buffer's bytes, 16-byte aligned, alive as long as
@@ -278,8 +230,14 @@ impl Prepared {
         if addresses.len() != self.ranks.len() {
             return Err(Error::Bind(format!("addresses of {} ranks for {}", addresses.len(), self.ranks.len())));
         }
-        self.context.bind()?;
+        let _current = self.context.enter()?;
         Bound::new(self, addresses)
+    }
+
+    /// The run that ends there is over: later ones need not wait for it.
+    pub(super) fn forget(&self, end: &Arc<Event>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.take_if(|last| Arc::ptr_eq(last, end));
     }
 
     /// Whether the device may use what is bound for ever: it must never be freed then.

@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::kernels::Kernels;
-use super::prepared::{CudaOptions, prepare_rank_lowered};
+use super::options::CudaOptions;
+use super::prepared::prepare_rank_lowered;
 use super::tensors::{Outputs, check_names, gathered, run_local};
 use super::transport::Nccl;
 use crate::comm::nccl::{AbortHandle, Communicator, Config, Library, UniqueId};

@@ -53,6 +53,7 @@ pub fn with_tensors<T>(
     inputs: &BTreeMap<String, HostTensor>,
     work: impl FnOnce(&mut Bound<'_>, &Stream, &dyn Fn() -> Result<Outputs>) -> Result<T>,
 ) -> Result<T> {
+    let _current = prepared.context.enter()?;
     let stream = Stream::new(Priority::Low)?;
     let mut memory = Buffers::upload(&prepared.buffers, inputs, &stream)?;
     // `memory` holds every input and output and lives longer than `bound`.

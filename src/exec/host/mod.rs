@@ -217,15 +217,7 @@ impl Prepared {
         if world == 0 {
             return Err(Error::Mesh("0 ranks: a world has at least one".into()));
         }
-        if let Some(link) = options.link {
-            let sensible = link.bytes_per_s > 0.0 && link.latency_s >= 0.0 && link.latency_s < 1e6;
-            if !sensible {
-                return Err(Error::Unsupported(format!(
-                    "a link of {} bytes/s and {} s: the rate is above 0, the latency 0 or more",
-                    link.bytes_per_s, link.latency_s
-                )));
-            }
-        }
+        options.link.iter().try_for_each(Link::check)?;
         for (i, (plan, _, lowered)) in ranks.iter().enumerate() {
             if (plan.rank as usize, plan.world as usize) != (i, world) {
                 return Err(Error::Mesh(format!(

@@ -20,6 +20,25 @@ pub(super) fn sync() -> String {
     texts([synchronised, s.end(s.streams[0])])
 }
 
+pub(super) fn asked() -> String {
+    let s = Setup::new();
+    let ask = || {
+        let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_INVALIDATED;
+        // SAFETY: the stream is alive; writes one value.
+        ok(unsafe { cuStreamIsCapturing(s.streams[0], &mut status) });
+        match status {
+            CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => "NONE",
+            CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_ACTIVE => "ACTIVE",
+            CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_INVALIDATED => "INVALIDATED",
+        }
+    };
+    let before = ask();
+    s.capture(THREAD);
+    let within = ask();
+    s.end(s.streams[0]);
+    [before, within, ask()].join(" ")
+}
+
 pub(super) fn outside() -> String {
     let s = Setup::new();
     // SAFETY: the handles are alive.

@@ -63,6 +63,7 @@ const TABLE: &[(&str, Program, &str)] = &[
     ("a stream of its own beside a shut default stream", streams::beside_the_default, "SUCCESS"),
     ("capture: of the default stream", capture::default, "STREAM_CAPTURE_UNSUPPORTED"),
     ("capture: synchronise, then end", capture::sync, "STREAM_CAPTURE_UNSUPPORTED STREAM_CAPTURE_INVALIDATED"),
+    ("capture: asked for before, within, after its end", capture::asked, "NONE ACTIVE NONE"),
     ("capture: an event from outside", capture::outside, "STREAM_CAPTURE_ISOLATION STREAM_CAPTURE_INVALIDATED"),
     ("capture: query of an event inside", capture::query, "CAPTURED_EVENT"),
     ("capture: a stream that does not come back", capture::unjoined, "STREAM_CAPTURE_UNJOINED"),

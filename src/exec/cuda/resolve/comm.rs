@@ -3,7 +3,7 @@
 use super::{Call, Message, Resolver, Side};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::exec::cuda::prepared::Route;
+use crate::exec::cuda::options::Route;
 use crate::exec::cuda::program::{GroupCall, Part, Place};
 use crate::kernel::cuda::{self, Launch};
 use crate::plan::{Direction, OpId};

@@ -31,6 +31,11 @@ pub(super) enum Call {
         from: u64,
         bytes: usize,
     },
+    /// Writes zeros.
+    Clear {
+        to: u64,
+        bytes: usize,
+    },
     Staged {
         staging: usize,
         to: u64,

@@ -1,10 +1,11 @@
 //! Ops within a rank: kernels, copies, calls of the embedding framework.
 
+use super::super::finish::nanoseconds;
 use super::{Call, Resolver};
 use crate::error::{Error, Result};
 use crate::kernel::TensorView;
 use crate::kernel::cuda::{self, Gate, Gates, gemm};
-use crate::kernel::spec::{Kernel, Pack};
+use crate::kernel::spec::{Epilogue, Gemm, Kernel, Operand, Pack};
 use crate::plan::lower::EventId;
 use crate::plan::{OpId, OpKind};
 
@@ -18,6 +19,11 @@ impl Resolver<'_> {
             let view = self.home(at.0).addresses.view(plan, access)?;
             let operand = operands.get_mut(access.operand as usize);
             operand.ok_or_else(|| Error::Unsupported(format!("has no operand {}", access.operand)))?.push(view);
+        }
+        if let Kernel::Gemm(spec) = kernel
+            && spec.k == 0
+        {
+            return self.empty_sums(at, op, spec, kernel.operands().iter().zip(&operands));
         }
         if let Kernel::Attention(_) = kernel {
             self.gather_keys(at, op, kernel, &mut operands)?;
@@ -33,10 +39,12 @@ impl Resolver<'_> {
                     arrivals: &arrivals,
                     first_piece: arrivals.iter().position(Option::is_none).unwrap_or(0),
                     status: self.home(at.0).status + 16 * u64::from(op.0),
-                    timeout_ns: prepared.options.deadline.as_nanos() as u64,
+                    timeout_ns: nanoseconds(prepared.options.deadline),
                 };
-                let (launch, _) = gemm::gated(spec, &operands, &gates, &self.device(), None)?;
-                return self.launch(at, op, &launch);
+                // More chunks than one launch holds wait in the stream, as other kernels do.
+                if let Ok((launch, _)) = gemm::gated(spec, &operands, &gates, &self.device(), None) {
+                    return self.launch(at, op, &launch);
+                }
             }
         }
         // One launch a piece, each behind its own flags.
@@ -55,6 +63,26 @@ impl Resolver<'_> {
             for launch in cuda::launches(kernel, piece, &own, &self.device())? {
                 self.launch(at, op, &launch)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Sums over no channels, of a rank without heads: zeros. It reads nothing, so it has no gates.
+    fn empty_sums<'a>(
+        &mut self,
+        at: (usize, usize),
+        op: OpId,
+        spec: &Gemm,
+        operands: impl Iterator<Item = (&'a Operand, &'a Vec<TensorView>)>,
+    ) -> Result<()> {
+        // Those are 0 at 0.
+        let is_zero = matches!(spec.epilogue, Epilogue::None | Epilogue::Gelu | Epilogue::Silu) && !spec.bias;
+        if !is_zero {
+            return Err(Error::Unsupported("a linear layer over no channels with a bias or a residual".into()));
+        }
+        let written = operands.filter(|(operand, _)| operand.mode.writes());
+        for (to, bytes) in written.flat_map(|(_, views)| views).flat_map(contiguous_runs) {
+            self.push(at, Some(op), Call::Clear { to, bytes });
         }
         Ok(())
     }
@@ -124,4 +152,19 @@ impl Resolver<'_> {
         self.push(at, Some(op), Call::External { call, parts });
         Ok(())
     }
+}
+
+/// Address and bytes of the runs of memory that make up a tensor.
+fn contiguous_runs(view: &TensorView) -> Vec<(u64, usize)> {
+    let (mut outer, mut elems) = (4, 1);
+    while outer > 0 && (view.shape[outer - 1] <= 1 || view.strides[outer - 1] == elems) {
+        elems *= view.shape[outer - 1];
+        outer -= 1;
+    }
+    let mut starts = vec![0];
+    for (extent, stride) in view.shape.into_iter().zip(view.strides).take(outer) {
+        starts = starts.into_iter().flat_map(|start| (0..extent).map(move |i| start + i * stride)).collect();
+    }
+    let size = view.dtype.bytes();
+    starts.into_iter().map(|start| (view.address + (start * size) as u64, elems * size)).collect()
 }

@@ -6,7 +6,7 @@ mod nccl;
 mod peer;
 
 use super::agreement::Agreement;
-use super::prepared::CudaOptions;
+use super::options::CudaOptions;
 use super::resolve::{Call, Resolved, Side};
 use crate::error::{Error, Result};
 use crate::plan::Plan;

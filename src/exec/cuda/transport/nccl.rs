@@ -15,7 +15,7 @@ use crate::comm::nccl::{AbortHandle, Communicator, Config, Group};
 use crate::comm::watchdog::{Watch, Watchdog};
 use crate::error::{Error, Result};
 use crate::exec::cuda::agreement::Agreement;
-use crate::exec::cuda::prepared::CudaOptions;
+use crate::exec::cuda::options::CudaOptions;
 use crate::plan::lower::Gates;
 use crate::plan::{Checked, Plan};
 
