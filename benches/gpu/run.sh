@@ -19,34 +19,38 @@ ran=0
 
 # program PART NAME LIMIT_S COMMAND...: runs what has not ended yet, and says how it ended.
 program() {
-    local part="$1" name="$2" limit="$3" left status begin
+    local part="$1" name="$2" limit="$3" left status begin cut=""
     shift 3
     if [ -n "${LIST:-}" ]; then
         echo "$part $name: at most $limit s: ${*//"$here"\//}"
         return
     fi
+    ran=$((ran + 1))
     if [ -e "$out/$name.ended" ] && [ -z "${FORCE:-}" ]; then
         echo "before  $name: $(cat "$out/$name.ended")"
-        ran=$((ran + 1))
         [ "$(cat "$out/$name.ended")" = "status 0" ] || code=1
         return
     fi
     left=$((part_limit_s - (SECONDS - part_begin)))
     if [ "$left" -lt 5 ]; then
-        echo "no time $name: the $part_limit_s s of the part are spent, run the part again"
-        echo "{\"part\":\"$part\",\"case\":\"$name\",\"what\":\"program\",\"skipped\":\"the time of the part was spent\"}" > "$out/$name.jsonl"
+        no_time "$part" "$name"
         return
     fi
-    if [ "$left" -lt "$limit" ]; then limit="$left"; fi
+    if [ "$left" -lt "$limit" ]; then limit="$left" cut=1; fi
     begin=$SECONDS
-    ran=$((ran + 1))
     rm -f "$out/$name.ended"
     timeout --kill-after=5 "$limit" "$@" > "$out/$name.jsonl" 2> "$out/$name.log" < /dev/null
     status=$?
     case "$status" in
         0) echo "ok      $name ($((SECONDS - begin)) s)" ;;
-        124 | 137) echo "TIME    $name: not done after $limit s" ;;
-        *) echo "FAILED  $name (status $status, $((SECONDS - begin)) s), see $out/$name.log" ;;
+        124 | 137)
+            if [ -n "$cut" ]; then
+                no_time "$part" "$name"
+                return
+            fi
+            echo "TIME    $name: not done after $limit s"
+            ;;
+        *) echo "FAILED  $name (status $status, $((SECONDS - begin)) s), see $out/$name.*" ;;
     esac
     [ "$status" -eq 0 ] || code=1
     echo "{\"part\":\"$part\",\"case\":\"$name\",\"what\":\"program\",\"status\":$status,\"seconds\":$((SECONDS - begin)),\"limit_s\":$limit}" >> "$out/$name.jsonl"
@@ -56,10 +60,18 @@ program() {
     esac
 }
 
+no_time() { # PART NAME
+    skip "$1" "$2" "the $part_limit_s s of the part are spent: run it again"
+}
+
 skip() { # PART NAME WHY
-    echo "skipped $2: $3"
+    local why
+    # Fit for a line of JSON.
+    why="$(tr '\n"\\' " '/" <<< "$3")"
+    why="${why% }"
+    echo "skipped $2: $why"
     if [ -z "${LIST:-}" ]; then
-        echo "{\"part\":\"$1\",\"case\":\"$2\",\"what\":\"program\",\"skipped\":\"$3\"}" > "$out/$2.jsonl"
+        echo "{\"part\":\"$1\",\"case\":\"$2\",\"what\":\"program\",\"skipped\":\"$why\"}" > "$out/$2.jsonl"
     fi
 }
 

@@ -83,7 +83,7 @@ def main(folder):
             passed += bool(row.get("ok"))
             print(f"{'ok    ' if row.get('ok') else 'FAILED'}  {row['case']:<12} {row['what']:<56} {figures}")
         for row in rows:
-            what = f"{part}, {row['case']}, {row['what']}"
+            what = f"{part}, {row['case']}" + ("" if row["what"] == "program" else f", {row['what']}")
             if "skipped" in row:
                 skipped.append(f"{what}: {row['skipped']}")
             elif row.get("ok") is False:
@@ -91,7 +91,7 @@ def main(folder):
             elif row.get("status") in (124, 137):
                 failed.append(f"{what}: did not end within {row['limit_s']} s")
             elif row.get("status", 0) != 0:
-                failed.append(f"{what}: status {row['status']}, see {row['case']}.log")
+                failed.append(f"{what}: status {row['status']}, see {row['case']}.*")
             elif "status" in row:
                 passed += 1
     for title, list_ in (("skipped", skipped), ("failed", failed)):
