@@ -40,7 +40,8 @@ def machine():
 def number(value):
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value) if len(str(value)) < 160 else f"{str(value)[:157]}..."
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) < 160 else f"{text[:157]}..."
 
 
 def words_last(item):
@@ -77,7 +78,8 @@ def main(folder):
         if said:
             print(f"\n== {part}")
         for row in said:
-            figures = ", ".join(f"{key} {number(value)}" for key, value in sorted(row.items(), key=words_last) if key not in SAID_ELSEWHERE)
+            said_here = ((key, value) for key, value in sorted(row.items(), key=words_last) if key not in SAID_ELSEWHERE)
+            figures = ", ".join(f"{key} {number(value)}" for key, value in said_here if value is not None and value != "")
             if "skipped" in row:
                 continue
             passed += bool(row.get("ok"))

@@ -124,7 +124,7 @@ pub(crate) fn survivors(ground: &Ground, told: &[Value], since_ms: u64, most_ms:
     }
 }
 
-fn going(ground: &Ground) -> Done<Ranks> {
+fn going() -> Done<Ranks> {
     let mut ranks = Start::new("loop", loop_rank, WORLD, "").start()?;
     ranks.going()?;
     Ok(ranks)
@@ -135,7 +135,7 @@ pub(crate) fn kill(ground: &Ground) -> Done {
     if without_nccl(ground, "a killed rank") {
         return Ok(());
     }
-    let mut ranks = going(ground)?;
+    let mut ranks = going()?;
     let at = ranks.kill(VICTIM)?;
     let told = ranks.end(Duration::from_secs(30))?;
     survivors(ground, &told, at, 3e3, "a killed rank");
@@ -147,7 +147,7 @@ pub(crate) fn stop(ground: &Ground) -> Done {
     if impossible(ground, "a stopped rank") {
         return Ok(());
     }
-    let mut ranks = going(ground)?;
+    let mut ranks = going()?;
     let at = ranks.signal(VICTIM, libc::SIGSTOP);
     std::thread::sleep(2 * DEADLINE);
     ranks.signal(VICTIM, libc::SIGCONT);

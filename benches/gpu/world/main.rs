@@ -54,7 +54,7 @@ const fn case(part: &'static str, name: &'static str, limit_s: u32, run: fn(&Gro
 
 /// In order of value.
 const CASES: &[Case] = &[
-    case("cuda", "strategies", 200, loopback::strategies),
+    case("cuda", "strategies", 240, loopback::strategies),
     case("cuda", "replays", 60, loopback::replays),
     case("cuda", "overhead", 40, overhead::overhead),
     case("cuda", "layer", 90, layer::layers),

@@ -75,19 +75,15 @@ fn collectives(ground: &Ground, world: usize) -> Done {
         return Ok(());
     }
     let mut ranks = Start::new("collectives", collectives_rank, world, "").start()?;
-    say_every_op(ground, "", &all_well(ranks.end(Duration::from_secs(110))?)?);
-    Ok(())
-}
-
-/// What [`every_op`] has found, on all ranks.
-pub(crate) fn say_every_op(ground: &Ground, before: &str, told: &[Value]) {
-    let Some(first) = told.first().and_then(Value::as_array) else { return };
-    for (at, first) in first.iter().enumerate() {
-        let wrong = |rank: &Value| rank[at]["wrong"].as_u64().unwrap_or(u64::MAX);
-        let wrong = told.iter().map(wrong).fold(0, u64::saturating_add);
+    let told = all_well(ranks.end(Duration::from_secs(110))?)?;
+    for at in 0..told[0].as_array().map_or(0, Vec::len) {
+        let of = |key: &str, rank: &Value| rank[at][key].as_u64().unwrap_or(u64::MAX);
+        let wrong = told.iter().map(|rank| of("wrong", rank)).fold(0, u64::saturating_add);
+        let first = &told[0][at];
         let fields = json!({ "wrong": wrong, "bytes": first["bytes"], "us": first["us"] });
-        ground.say(&format!("{before}{}", first["what"].as_str().unwrap_or("?")), wrong == 0, fields);
+        ground.say(first["what"].as_str().unwrap_or("?"), wrong == 0, fields);
     }
+    Ok(())
 }
 
 const OPS: [&str; 6] = ["all-gather", "reduce-scatter", "all-reduce", "all-to-all", "broadcast", "ring"];
@@ -299,7 +295,11 @@ fn every_strategy(seat: &Seat, transport: impl Fn(&str, &[Checked<Plan>]) -> Don
 
 /// C2: two ranks on one GPU that do not pretend to be two hosts.
 pub(crate) fn duplicate(ground: &Ground) -> Done {
-    if ground.mock || without_nccl(ground, "one device for two ranks") {
+    if ground.mock {
+        ground.skip("one device for two ranks", "the mock's ranks have a device each");
+        return Ok(());
+    }
+    if without_nccl(ground, "one device for two ranks") {
         return Ok(());
     }
     let mut start = Start::new("collectives", collectives_rank, 2, "");

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::faults::DEADLINE;
 use crate::ground::{Done, Ground};
-use crate::nccl::{every_op, say_every_op, without_nccl};
+use crate::nccl::{every_op, without_nccl};
 use crate::processes::{Seat, Start, now_ms};
 
 const WORLD: usize = 4;
@@ -26,19 +26,19 @@ pub(crate) fn shrink(ground: &Ground) -> Done {
     ranks.going()?;
     let at = ranks.kill(VICTIM)?;
     let told = ranks.end(Duration::from_secs(60))?;
-    let mut results = Vec::new();
     for (rank, told) in told.iter().enumerate().filter(|(rank, _)| *rank != VICTIM) {
         let value = &told["value"];
         let whole_ms = value["made_ms"].as_u64().map(|made| made as f64 - at as f64);
-        let ok = value["world"] == WORLD - 1 && whole_ms.is_some_and(|ms| ms < 30e3);
+        let ops = value["ops"].as_array().map_or(&[][..], Vec::as_slice);
+        let wrong: u64 = ops.iter().map(|op| op["wrong"].as_u64().unwrap_or(u64::MAX)).fold(0, u64::saturating_add);
+        let ok = value["world"] == WORLD - 1 && whole_ms.is_some_and(|ms| ms < 30e3) && wrong == 0 && !ops.is_empty();
         let fields = json!({
             "from_kill_to_new_ms": whole_ms, "revoke": value["revoke"], "revoke_ms": value["revoke_ms"],
             "shrink_ms": value["shrink_ms"], "world": value["world"], "error": told["error"],
+            "ops": ops.len(), "wrong": wrong,
         });
         ground.say(&format!("the survivors' communicator, rank {rank}"), ok, fields);
-        results.push(value["ops"].clone());
     }
-    say_every_op(ground, "afterwards: ", &results);
     Ok(())
 }
 

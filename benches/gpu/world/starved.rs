@@ -88,6 +88,10 @@ fn free_bytes() -> usize {
 
 /// A process whose context is lost ends by itself.
 pub(crate) fn sticky(ground: &Ground) -> Done {
+    if ground.mock {
+        // Looks at addresses before it goes there.
+        configure("check=1");
+    }
     let told = Start::new("sticky", sticky_rank, 1, "").start()?.end(Duration::from_secs(60))?;
     let ended_ms = now_ms();
     let value = &told[0]["value"];
