@@ -34,10 +34,10 @@ pub(crate) fn beside(ground: &Ground) -> Done {
     let (from, to) = (DeviceMemory::new(bytes)?, DeviceMemory::new(bytes)?);
     from.fill(1, &copying)?;
     copying.synchronize()?;
-    // SAFETY: both live until the streams were synchronised.
     let within = |stream: &Stream| {
-        (0..ground.pick(40, 1))
-            .try_for_each(|_| unsafe { copy_device_to_device(to.address(), from.address(), bytes, stream) })
+        let times = ground.pick(40, 1);
+        // SAFETY: both live until the streams were synchronised.
+        (0..times).try_for_each(|_| unsafe { copy_device_to_device(to.address(), from.address(), bytes, stream) })
     };
     let staging = Staging::new(ground.pick(4 << 20, 256))?;
     // SAFETY: as above.

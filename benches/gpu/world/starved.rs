@@ -100,8 +100,7 @@ pub(crate) fn sticky(ground: &Ground) -> Done {
     // Illegal address, launch failed.
     let typed = ["700", "719"].iter().any(|code| error.contains(code));
     let ok = typed && value["report_ms"].as_f64().is_some_and(|ms| ms < 2e3) && exit_ms.is_some_and(|ms| ms < 2e3);
-    let fields =
-        json!({ "error": error, "report_ms": value["report_ms"], "exit_ms": exit_ms, "told": told[0]["error"] });
+    let fields = json!({ "error": error, "report_ms": value["report_ms"], "exit_ms": exit_ms, "launch": value["launch"], "told": told[0]["error"] });
     ground.say("a kernel that destroys the context", ok, fields);
     Ok(())
 }
@@ -111,9 +110,10 @@ pub(crate) fn sticky_rank(seat: &Seat) -> Done<Value> {
     let case = small_case(seat.mock);
     let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(12));
     let kernels = Ground::of_rank(seat.mock).kernels(&context)?;
-    // Reads at address 0.
-    let nowhere = Passage { lock: 0, ports: [0; 2], arrival: 0, transfer_ns: 1, latency_ns: 1, timeout_ns: 1_000_000 };
-    let [_, bad] = link(&nowhere);
+    let times = DeviceMemory::new(64)?;
+    let (ports, arrival) = ([times.address(), times.address() + 8], times.address() + 16);
+    // A lock at address 0.
+    let [bad, _] = link(&Passage { lock: 0, ports, arrival, transfer_ns: 1, latency_ns: 1, timeout_ns: 1_000_000 });
     let params = kernels.encode(&bad)?;
     kernels.prepare(&bad)?;
     let plans = plans(&case, &world_named(RANKS, "fastseq")?, RANKS)?;
@@ -124,7 +124,10 @@ pub(crate) fn sticky_rank(seat: &Seat) -> Done<Value> {
     let begin = Instant::now();
     // SAFETY: it is meant to fail; no result is used afterwards.
     unsafe { kernels.launch(&bad, &params, &stream) }?;
+    let launch = stream.synchronize().map_or_else(|e| e.to_string(), |()| "none".into());
     let ended = run_tensors(&prepared, &inputs, 1);
     let report_ms = begin.elapsed().as_secs_f64() * 1e3;
-    Ok(json!({ "error": ended.map_or_else(|e| e.to_string(), |_| "none".into()), "report_ms": report_ms }))
+    Ok(
+        json!({ "error": ended.map_or_else(|e| e.to_string(), |_| "none".into()), "launch": launch, "report_ms": report_ms }),
+    )
 }
