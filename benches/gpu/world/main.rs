@@ -8,13 +8,8 @@
 #[path = "../../../tests/cuda_ordering/change.rs"]
 #[allow(dead_code)]
 mod change;
-#[path = "../../../tests/emulation/mod.rs"]
-mod emulation;
 #[path = "../operands.rs"]
 mod operands;
-#[path = "../../../tests/cuda_ordering/order.rs"]
-#[allow(dead_code)]
-mod order;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
@@ -63,7 +58,7 @@ const CASES: &[Case] = &[
     case("cuda", "overlap", 90, layer::overlaps),
     case("cuda", "sticky", 60, starved::sticky),
     case("cuda", "memory", 90, starved::memory),
-    case("cuda", "waits", 90, dropped::waits),
+    case("cuda", "waits", 120, dropped::waits),
     case("nccl", "preflight", 20, nccl::preflight),
     case("nccl", "collectives-2", 120, nccl::collectives_2),
     case("nccl", "nccl-2", 120, nccl::strategies_2),
