@@ -36,6 +36,7 @@ if [ "$(uname -s)" = Linux ]; then
     nvcc="${NVCC:-$(scripts/cuda_wheels.sh || true)}"
     kernels=(env NVCC="$nvcc" SEQPAR_KERNEL_CACHE="$PWD/${CARGO_TARGET_DIR:-target}/tmp/nvcc")
     step "kernels in the crate" "${kernels[@]}" cargo test --quiet --features kernels --lib --test capi -- kernel::cuda header::
+    step "the candle example for a GPU, compiled" env NVCC="$nvcc" scripts/candle_check.sh
     step "clippy of the kernels" "${kernels[@]}" cargo clippy --quiet --features kernels --lib --bins -- -D warnings
 fi
 

@@ -17,7 +17,7 @@ use seqpar::plan::{Checked, Plan};
 
 use mock::layers::{Way, kernels, layer, plans, schedules};
 use mock::workload::context;
-use mock::{Mock, on_mock};
+use mock::{MODES, Mock, on_mock};
 use support::cases::{Case, layer_inputs};
 use support::worlds::worlds;
 use support::{Rng, Tensors, assert_same_bits};

@@ -1,5 +1,7 @@
 //! Operands of a kernel in device memory, filled with random normal values.
 
+use std::sync::OnceLock;
+
 use seqpar::Result;
 use seqpar::cuda::{DeviceMemory, Stream};
 use seqpar::dtype::{Dtype, bf16_from_f32};
@@ -14,7 +16,8 @@ pub(crate) struct Operands {
 impl Operands {
     pub(crate) fn new(kernel: &Kernel, stream: &Stream) -> Result<Self> {
         // Values repeat after a prime number of them, so that no two rows are alike.
-        let values = normal(1_000_003);
+        static VALUES: OnceLock<Vec<f32>> = OnceLock::new();
+        let values = VALUES.get_or_init(|| normal(1_000_003));
         let mut memory = Vec::new();
         for operand in kernel.operands() {
             let bytes = DeviceMemory::new(operand.bytes() as usize)?;

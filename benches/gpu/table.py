@@ -40,7 +40,8 @@ def machine():
 def number(value):
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value) if len(str(value)) < 160 else f"{str(value)[:157]}..."
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) < 160 else f"{text[:157]}..."
 
 
 def words_last(item):
@@ -77,13 +78,14 @@ def main(folder):
         if said:
             print(f"\n== {part}")
         for row in said:
-            figures = ", ".join(f"{key} {number(value)}" for key, value in sorted(row.items(), key=words_last) if key not in SAID_ELSEWHERE)
+            said_here = ((key, value) for key, value in sorted(row.items(), key=words_last) if key not in SAID_ELSEWHERE)
+            figures = ", ".join(f"{key} {number(value)}" for key, value in said_here if value is not None and value != "")
             if "skipped" in row:
                 continue
             passed += bool(row.get("ok"))
             print(f"{'ok    ' if row.get('ok') else 'FAILED'}  {row['case']:<12} {row['what']:<56} {figures}")
         for row in rows:
-            what = f"{part}, {row['case']}, {row['what']}"
+            what = f"{part}, {row['case']}" + ("" if row["what"] == "program" else f", {row['what']}")
             if "skipped" in row:
                 skipped.append(f"{what}: {row['skipped']}")
             elif row.get("ok") is False:
@@ -91,7 +93,7 @@ def main(folder):
             elif row.get("status") in (124, 137):
                 failed.append(f"{what}: did not end within {row['limit_s']} s")
             elif row.get("status", 0) != 0:
-                failed.append(f"{what}: status {row['status']}, see {row['case']}.log")
+                failed.append(f"{what}: status {row['status']}, see {row['case']}.*")
             elif "status" in row:
                 passed += 1
     for title, list_ in (("skipped", skipped), ("failed", failed)):

@@ -11,7 +11,7 @@
 // them in one order.
 //
 // Assumes scale > 0, head_dim a multiple of 8, and addresses and strides of q, k, v, out that are
-// multiples of 16 bytes (o: 8). Proof: tests/emulated_attention.rs.
+// multiples of 16 bytes (o: 8). Proof: tests/emulated/attention.rs.
 #pragma once
 #include "../sched/gate.cuh"
 #include "../sched/key_tiles.cuh"

@@ -13,7 +13,7 @@
 // key tiles are the same, and a row meets them in one order.
 //
 // Assumes scale >= 0, head_dim a multiple of 8, and addresses and strides of q, k, v, out that are
-// multiples of 16 bytes (o: 8). Proof: tests/emulated_attention.rs, tests/emulated_attention_sm90.rs.
+// multiples of 16 bytes (o: 8). Proof: tests/emulated/attention.rs, tests/emulated/attention_sm90.rs.
 //
 // No GPU has measured it yet. To be decided by measurement: kKeys and kStages; turns on or off, by
 // number of warpgroups; the rate of 32-byte swizzled values for D = 72, and of n = 80; whether the

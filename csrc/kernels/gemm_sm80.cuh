@@ -3,7 +3,7 @@
 //
 // Sums run over k in ascending order, 16 at a time, whatever the tile: all variants agree bit for
 // bit. A block whose gate does not open stores nothing, and the status says why. A row of a and of
-// w starts at a multiple of 16 bytes and k is a multiple of 8. Proof: tests/emulated_gemm.rs.
+// w starts at a multiple of 16 bytes and k is a multiple of 8. Proof: tests/emulated/gemm.rs.
 //
 // Waits for measurement: k of a stage and number of stages; eight warps on 128×256.
 #pragma once

@@ -5,7 +5,7 @@
 //
 // Sums run over k in ascending order, 16 at a time, whatever the tile: all variants agree bit for
 // bit. A gate that does not open ends the block: what it has multiplied is stored, the rest is not,
-// and the status says why. Proof: tests/emulated_gemm.rs.
+// and the status says why. Proof: tests/emulated/gemm.rs.
 //
 // Waits for measurement: stages and tile per shape; a cluster of two with w multicast; row tiles
 // in groups where w does not fit the L2 cache; activations in the store warps (their only work

@@ -3,7 +3,7 @@
 // order of sums gives them, and then the pairs that turn together.
 //
 // Assumes head_dim a multiple of 8 up to 256, and addresses and strides of q and k that are
-// multiples of 16 bytes. Proof: tests/emulated_qk_norm_rope.rs.
+// multiples of 16 bytes. Proof: tests/emulated/small.rs.
 #pragma once
 #include "../common/view.cuh"
 #include "../tile/qk_norm_rope.cuh"

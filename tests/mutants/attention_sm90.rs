@@ -8,34 +8,37 @@ pub const SM90: Family = Family {
     arch: Some("sm90"),
     narrow: Some(Narrow { set: ("SEQPAR_HEAD_DIM", "72"), lines: &["ATTENTION_SM90_"], kept: "(72", tests: None }),
     tests: &[
-        ("emulated_attention", &["samples_are_alone", "uniform_weights_and_empty_rows"]),
-        ("emulated_attention_sm90", &["many_tiles_without_keys", "masks_and_shorter_segments_are_the_same"]),
+        ("emulated", &["attention::samples_are_alone", "attention::uniform_weights_and_empty_rows"]),
         (
-            "emulated_attention",
+            "emulated",
+            &["attention_sm90::many_tiles_without_keys", "attention_sm90::masks_and_shorter_segments_are_the_same"],
+        ),
+        (
+            "emulated",
             &[
-                "growing_scores_rescale_every_tile",
-                "nan_and_infinity_stay_in_their_rows",
-                "launches_that_carry_their_state_equal_one_launch",
+                "attention::growing_scores_rescale_every_tile",
+                "attention::nan_and_infinity_stay_in_their_rows",
+                "attention::launches_that_carry_their_state_equal_one_launch",
             ],
         ),
         (
-            "emulated_attention_sm90",
+            "emulated",
             &[
-                "segments_that_arrive_in_any_order_give_the_same_bits",
-                "a_flag_that_is_never_set_ends_in_the_report_and_in_no_result",
-                "row_tiles_are_bit_equal",
-                "sizes_around_every_tile_edge",
+                "attention_sm90::segments_that_arrive_in_any_order_give_the_same_bits",
+                "attention_sm90::a_flag_that_is_never_set_ends_in_the_report_and_in_no_result",
+                "attention_sm90::row_tiles_are_bit_equal",
+                "attention_sm90::sizes_around_every_tile_edge",
             ],
         ),
         (
-            "emulated_attention",
+            "emulated",
             &[
-                "row_tiles_and_query_segments_change_no_bit",
-                "twenty_schedules_are_clean_and_equal",
-                "ragged_sizes_masks_segments_and_groups_equal_float64",
+                "attention::row_tiles_and_query_segments_change_no_bit",
+                "attention::twenty_schedules_are_clean_and_equal",
+                "attention::ragged_sizes_masks_segments_and_groups_equal_float64",
             ],
         ),
-        ("emulated_attention_sm90", &["a_real_head_and_the_bytes_of_shared_memory"]),
+        ("emulated", &["attention_sm90::a_real_head_and_the_bytes_of_shared_memory"]),
     ],
 };
 

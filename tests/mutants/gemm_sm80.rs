@@ -11,27 +11,27 @@ pub const GEMM80: Family = Family {
         lines: &["  GEMM_SM80(dtype, Type,", "  GEMM_QKV_SM80(dtype, Type,"],
         kept: "GEMM_SM80(dtype, Type, 64, 64)",
         tests: Some(&[(
-            "emulated_gemm",
+            "emulated",
             &[
-                "a_flag_that_is_never_set_ends_in_a_report",
-                "rows_may_arrive_in_any_order",
-                "twenty_schedules_are_clean_and_equal",
-                "every_tile_gives_the_bits_of_float64_rounded_and_of_the_others",
+                "gemm::a_flag_that_is_never_set_ends_in_a_report",
+                "gemm::rows_may_arrive_in_any_order",
+                "gemm::twenty_schedules_are_clean_and_equal",
+                "gemm::every_tile_gives_the_bits_of_float64_rounded_and_of_the_others",
             ],
         )]),
     }),
     tests: &[(
-        "emulated_gemm",
+        "emulated",
         &[
-            "a_dependent_launch_waits_for_the_one_before",
-            "nan_and_infinity_stay_in_their_rows_and_columns",
-            "a_row_and_a_column_are_alone",
-            "the_output_may_be_the_residual",
-            "every_epilogue_equals_float64",
-            "a_flag_that_is_never_set_ends_in_a_report",
-            "rows_may_arrive_in_any_order",
-            "twenty_schedules_are_clean_and_equal",
-            "every_tile_gives_the_bits_of_float64_rounded_and_of_the_others",
+            "gemm::a_dependent_launch_waits_for_the_one_before",
+            "gemm::nan_and_infinity_stay_in_their_rows_and_columns",
+            "gemm::a_row_and_a_column_are_alone",
+            "gemm::the_output_may_be_the_residual",
+            "gemm::every_epilogue_equals_float64",
+            "gemm::a_flag_that_is_never_set_ends_in_a_report",
+            "gemm::rows_may_arrive_in_any_order",
+            "gemm::twenty_schedules_are_clean_and_equal",
+            "gemm::every_tile_gives_the_bits_of_float64_rounded_and_of_the_others",
         ],
     )],
 };
@@ -41,8 +41,12 @@ pub const EPILOGUE: Family = Family {
     name: "gemm_epilogue",
     narrow: None,
     tests: &[(
-        "emulated_gemm",
-        &["every_epilogue_equals_float64", "the_output_may_be_the_residual", "rows_may_arrive_in_any_order"],
+        "emulated",
+        &[
+            "gemm::every_epilogue_equals_float64",
+            "gemm::the_output_may_be_the_residual",
+            "gemm::rows_may_arrive_in_any_order",
+        ],
     )],
     ..GEMM80
 };
@@ -52,7 +56,7 @@ pub const QKV: Family = Family {
     name: "gemm_qkv",
     sources: &["gemm_sm80.cu", "qk_norm_rope.cu"],
     narrow: None,
-    tests: &[("emulated_gemm", &["the_fused_projection_equals_the_chain"])],
+    tests: &[("emulated", &["gemm::the_fused_projection_equals_the_chain"])],
     ..GEMM80
 };
 

@@ -11,25 +11,25 @@ pub const GEMM90: Family = Family {
         lines: &["  GEMM_SM90(dtype, Type,", "  GEMM_QKV_SM90(dtype, Type,"],
         kept: "GEMM_SM90(dtype, Type, 128, 5)",
         tests: Some(&[(
-            "emulated_gemm",
+            "emulated",
             &[
-                "a_flag_that_is_never_set_ends_in_a_report",
-                "rows_may_arrive_in_any_order",
-                "twenty_schedules_are_clean_and_equal",
-                "every_tile_gives_the_bits_of_float64_rounded_and_of_the_others",
+                "gemm::a_flag_that_is_never_set_ends_in_a_report",
+                "gemm::rows_may_arrive_in_any_order",
+                "gemm::twenty_schedules_are_clean_and_equal",
+                "gemm::every_tile_gives_the_bits_of_float64_rounded_and_of_the_others",
             ],
         )]),
     }),
     tests: &[(
-        "emulated_gemm",
+        "emulated",
         &[
-            "a_dependent_launch_waits_for_the_one_before",
-            "every_epilogue_equals_float64",
-            "a_row_and_a_column_are_alone",
-            "a_flag_that_is_never_set_ends_in_a_report",
-            "rows_may_arrive_in_any_order",
-            "twenty_schedules_are_clean_and_equal",
-            "every_tile_gives_the_bits_of_float64_rounded_and_of_the_others",
+            "gemm::a_dependent_launch_waits_for_the_one_before",
+            "gemm::every_epilogue_equals_float64",
+            "gemm::a_row_and_a_column_are_alone",
+            "gemm::a_flag_that_is_never_set_ends_in_a_report",
+            "gemm::rows_may_arrive_in_any_order",
+            "gemm::twenty_schedules_are_clean_and_equal",
+            "gemm::every_tile_gives_the_bits_of_float64_rounded_and_of_the_others",
         ],
     )],
 };
@@ -39,7 +39,7 @@ pub const QKV: Family = Family {
     name: "gemm_qkv_sm90",
     sources: &["gemm_sm90.cu", "qk_norm_rope.cu"],
     narrow: None,
-    tests: &[("emulated_gemm", &["the_fused_projection_equals_the_chain"])],
+    tests: &[("emulated", &["gemm::the_fused_projection_equals_the_chain"])],
     ..GEMM90
 };
 

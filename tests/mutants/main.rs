@@ -1,5 +1,5 @@
 //! The tests are tested: kernels (and their launches) broken in one place, judged by the tests of
-//! `emulated_*.rs`. A few in every run; all of them, with the results written to `results.txt`, by
+//! `emulated/`. A few in every run; all of them, with the results written to `results.txt`, by
 //!
 //! `cargo test --test mutants -- --ignored every_mutant`
 //!

@@ -8,12 +8,12 @@ pub const HEADS: Family = Family {
     arch: None,
     narrow: None,
     tests: &[(
-        "emulated_small",
+        "emulated",
         &[
-            "a_row_and_a_head_are_alone",
-            "heads_equal_float64_in_every_schedule",
-            "blocks_go_round",
-            "a_dependent_launch_waits_for_the_one_before",
+            "small::a_row_and_a_head_are_alone",
+            "small::heads_equal_float64_in_every_schedule",
+            "small::blocks_go_round",
+            "small::a_dependent_launch_waits_for_the_one_before",
         ],
     )],
 };
@@ -22,14 +22,17 @@ pub const PACK: Family = Family {
     sources: &["pack.cu"],
     arch: None,
     narrow: None,
-    tests: &[("emulated_small", &["copies_and_casts_equal_the_oracle", "a_dependent_launch_waits_for_the_one_before"])],
+    tests: &[(
+        "emulated",
+        &["small::copies_and_casts_equal_the_oracle", "small::a_dependent_launch_waits_for_the_one_before"],
+    )],
 };
 pub const MERGE: Family = Family {
     name: "lse_merge",
     sources: &["lse_merge.cu", "attention_sm80.cu"],
     arch: Some("sm80"),
     narrow: None,
-    tests: &[("emulated_small", &["merged_results_equal_one_result"])],
+    tests: &[("emulated", &["small::merged_results_equal_one_result"])],
 };
 
 pub const LINK: Family = Family {

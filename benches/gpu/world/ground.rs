@@ -12,6 +12,9 @@ use seqpar::exec::cuda::Kernels;
 
 pub(crate) type Done<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
+/// Set where the tests' mock driver stands for a GPU.
+pub(crate) const MOCK: &str = "SEQPAR_BUNDLE_MOCK";
+
 /// How a case runs.
 pub(crate) struct Ground {
     pub(crate) part: &'static str,
@@ -23,7 +26,7 @@ pub(crate) struct Ground {
 
 impl Ground {
     pub(crate) fn new(part: &'static str, name: &'static str) -> Self {
-        let mock = std::env::var_os("SEQPAR_BUNDLE_MOCK").is_some();
+        let mock = std::env::var_os(MOCK).is_some();
         if mock {
             configure("sms=4 devices=8 host=thread check=0");
         }

@@ -58,8 +58,15 @@ pub(crate) fn run(ground: &Ground, plans: Vec<Checked<Plan>>, inputs: &Tensors, 
     let context = Context::primary(0)?;
     let kernels = ground.kernels(&context)?;
     let times = 1 + usize::from(options.graph);
+    let options = poisoned(options);
     let prepared = prepare(context, kernels, plans, options)?;
     Ok(run_tensors(&prepared, inputs, times)?.0)
+}
+
+/// What is read and was not written shows.
+pub(crate) fn poisoned(mut options: CudaOptions) -> CudaOptions {
+    options.poison = true;
+    options
 }
 
 /// Root mean square and largest difference over all outputs, and the largest output.
@@ -154,7 +161,7 @@ pub(crate) fn replay_for(ground: &Ground, times: usize) -> Done {
         let kernels = ground.kernels(&context)?;
         let mut options = CudaOptions::default();
         options.graph = true;
-        let prepared = prepare(context, kernels, plans, options)?;
+        let prepared = prepare(context, kernels, plans, poisoned(options))?;
         let differing = with_tensors(&prepared, &inputs, |bound, stream, outputs| {
             let (mut first, mut differing) = (None, 0);
             for _ in 0..times {

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use seqpar::comm::nccl::{Config, Group};
+use seqpar::comm::nccl::{Communicator, Config, Group};
 use seqpar::comm::peer::Peers;
 use seqpar::cuda::{Context, DeviceMemory, Stream};
 use seqpar::dtype::{Dtype, bf16_from_f32};
@@ -14,7 +14,7 @@ use seqpar::plan::{Checked, Plan};
 use serde_json::{Value, json};
 
 use crate::ground::{Done, Ground};
-use crate::loopback::{layer, plans, small_case};
+use crate::loopback::{layer, plans, poisoned, small_case};
 use crate::processes::{MEETING, Seat, Start, all_well, settled};
 use crate::support::cases::layer_inputs;
 use crate::support::worlds::worlds;
@@ -74,7 +74,7 @@ fn collectives(ground: &Ground, world: usize) -> Done {
     if without_nccl(ground, "collectives") {
         return Ok(());
     }
-    let mut ranks = Start::new("collectives", collectives_rank, world, "").start(ground)?;
+    let mut ranks = Start::new("collectives", collectives_rank, world, "").start()?;
     let told = all_well(ranks.end(Duration::from_secs(110))?)?;
     for at in 0..told[0].as_array().map_or(0, Vec::len) {
         let of = |key: &str, rank: &Value| rank[at][key].as_u64().unwrap_or(u64::MAX);
@@ -103,41 +103,40 @@ fn bytes_of(dtype: Dtype, values: impl Iterator<Item = u32>) -> Vec<u8> {
         .collect()
 }
 
-/// C1: results by op, type and size, with the number of wrong elements.
+/// C1.
 pub(crate) fn collectives_rank(seat: &Seat) -> Done<Value> {
     let _context = seat.context()?;
     let (mut nccl, stream) = (seat.communicator(&Config::default())?, seat.stream()?);
-    let (rank, world, mut results) = (seat.rank, seat.world, Vec::new());
     // The largest of all ranks together stays below what sockets on one GPU move in seconds.
     let sizes: &[usize] = if seat.mock { &[8, 4096] } else { &[8, 4096, 1 << 20, 64 << 20] };
+    let results = every_op(&mut nccl, &stream, sizes)?;
+    nccl.finalize(MEETING)?;
+    Ok(results)
+}
+
+/// Results by op, type and size, with the number of wrong elements.
+pub(crate) fn every_op(nccl: &mut Communicator, stream: &Stream, sizes: &[usize]) -> Done<Value> {
+    let (rank, world, mut results) = (nccl.rank(), nccl.world(), Vec::new());
     for dtype in [Dtype::Bf16, Dtype::F32, Dtype::I32] {
         for bytes in sizes.iter().map(|bytes| if *bytes > 1 << 20 { bytes / world } else { *bytes }) {
             let elems = bytes / dtype.bytes();
             let all = elems * world;
             let from = DeviceMemory::new(all * dtype.bytes())?;
             let to = DeviceMemory::new(all * dtype.bytes())?;
-            from.write(0, &bytes_of(dtype, (0..all).map(|at| value(rank, at))), &stream)?;
+            from.write(0, &bytes_of(dtype, (0..all).map(|at| value(rank, at))), stream)?;
             for op in OPS {
-                to.fill(0xff, &stream)?;
+                to.fill(0xff, stream)?;
                 stream.synchronize()?;
                 let begin = Instant::now();
                 // SAFETY: both hold `world` slots of `elems` and live until the stream is done.
                 nccl.group(op, |group| unsafe {
-                    call(group, op, [from.address(), to.address()], elems, dtype, [rank, world], &stream)
+                    call(group, op, [from.address(), to.address()], elems, dtype, [rank, world], stream)
                 })?;
-                settled(&nccl, &stream, Duration::from_secs(60))?;
+                settled(nccl, stream, Duration::from_secs(60))?;
                 let us = begin.elapsed().as_secs_f64() * 1e6;
-                let sum = |at: usize| (0..world).map(|of| value(of, at)).sum();
-                let want: Vec<u8> = match op {
-                    "all-gather" => bytes_of(dtype, (0..all).map(|at| value(at / elems, at % elems))),
-                    "reduce-scatter" => bytes_of(dtype, (0..elems).map(|at| sum(rank * elems + at))),
-                    "all-reduce" => bytes_of(dtype, (0..elems).map(sum)),
-                    "all-to-all" => bytes_of(dtype, (0..all).map(|at| value(at / elems, rank * elems + at % elems))),
-                    "broadcast" => bytes_of(dtype, (0..elems).map(|at| value(world - 1, at))),
-                    _ => bytes_of(dtype, (0..elems).map(|at| value((rank + world - 1) % world, at))),
-                };
+                let want = wanted(op, dtype, elems, rank, world);
                 let mut seen = vec![0; want.len()];
-                to.read(0, &mut seen, &stream)?;
+                to.read(0, &mut seen, stream)?;
                 let width = dtype.bytes();
                 let wrong = seen.chunks(width).zip(want.chunks(width)).filter(|(seen, want)| seen != want).count();
                 let what = format!("{op} {dtype:?} {bytes} B a slot");
@@ -145,8 +144,21 @@ pub(crate) fn collectives_rank(seat: &Seat) -> Done<Value> {
             }
         }
     }
-    nccl.finalize(MEETING)?;
     Ok(Value::Array(results))
+}
+
+/// What a rank receives.
+fn wanted(op: &str, dtype: Dtype, elems: usize, rank: usize, world: usize) -> Vec<u8> {
+    let all = elems * world;
+    let sum = |at: usize| (0..world).map(|of| value(of, at)).sum();
+    match op {
+        "all-gather" => bytes_of(dtype, (0..all).map(|at| value(at / elems, at % elems))),
+        "reduce-scatter" => bytes_of(dtype, (0..elems).map(|at| sum(rank * elems + at))),
+        "all-reduce" => bytes_of(dtype, (0..elems).map(sum)),
+        "all-to-all" => bytes_of(dtype, (0..all).map(|at| value(at / elems, rank * elems + at % elems))),
+        "broadcast" => bytes_of(dtype, (0..elems).map(|at| value(world - 1, at))),
+        _ => bytes_of(dtype, (0..elems).map(|at| value((rank + world - 1) % world, at))),
+    }
 }
 
 /// # Safety
@@ -201,7 +213,7 @@ pub(crate) fn peers_4(ground: &Ground) -> Done {
 }
 
 /// The case of every rank, parent and child alike.
-fn given(mock: bool) -> (crate::support::cases::Case, Tensors) {
+pub(crate) fn given(mock: bool) -> (crate::support::cases::Case, Tensors) {
     let case = small_case(mock);
     let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(11));
     (case, inputs)
@@ -214,7 +226,7 @@ fn strategies(ground: &Ground, world: usize, name: &str, body: crate::processes:
     }
     let (case, inputs) = given(ground.mock);
     for wants in ["eager", "graph"] {
-        let mut ranks = Start::new(name, body, world, wants).start(ground)?;
+        let mut ranks = Start::new(name, body, world, wants).start()?;
         let told = ranks.end(Duration::from_secs(80))?;
         let told = match all_well(told) {
             Ok(told) => told,
@@ -266,8 +278,13 @@ fn every_strategy(seat: &Seat, transport: impl Fn(&str, &[Checked<Plan>]) -> Don
         let plans = plans(&case, &world, seat.world)?;
         let mut options = CudaOptions::default();
         (options.graph, options.deadline) = (seat.wants == "graph", Duration::from_secs(30));
-        let prepared =
-            prepare_rank(context, kernels, plans[seat.rank].clone(), transport(&world.name(), &plans)?, options)?;
+        let prepared = prepare_rank(
+            context,
+            kernels,
+            plans[seat.rank].clone(),
+            transport(&world.name(), &plans)?,
+            poisoned(options),
+        )?;
         let (outputs, report) = run_local(&prepared, &inputs, 3)?;
         // All ranks' outputs have a place; this one's alone is filled.
         let own: Vec<Option<Vec<u8>>> = outputs.into_iter().flatten().collect();
@@ -278,13 +295,17 @@ fn every_strategy(seat: &Seat, transport: impl Fn(&str, &[Checked<Plan>]) -> Don
 
 /// C2: two ranks on one GPU that do not pretend to be two hosts.
 pub(crate) fn duplicate(ground: &Ground) -> Done {
-    if ground.mock || without_nccl(ground, "one device for two ranks") {
+    if ground.mock {
+        ground.skip("one device for two ranks", "the mock's ranks have a device each");
+        return Ok(());
+    }
+    if without_nccl(ground, "one device for two ranks") {
         return Ok(());
     }
     let mut start = Start::new("collectives", collectives_rank, 2, "");
     start.hosts = false;
     let begin = Instant::now();
-    let told = start.start(ground)?.end(Duration::from_secs(15))?;
+    let told = start.start()?.end(Duration::from_secs(15))?;
     let errors: Vec<&str> = told.iter().map(|told| told["error"].as_str().unwrap_or("no error")).collect();
     let ok = errors.iter().all(|error| error.contains("share one device"));
     ground.say("one device for two ranks", ok, json!({ "errors": errors, "seconds": begin.elapsed().as_secs_f64() }));

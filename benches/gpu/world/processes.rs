@@ -17,7 +17,7 @@ use seqpar::cuda::{Context, Priority, Stream};
 use seqpar::rendezvous::{FileStore, Hello, Key, exchange_id, join};
 use serde_json::{Value, json};
 
-use crate::ground::{Done, Ground};
+use crate::ground::{Done, MOCK};
 
 /// In a rank's environment: rank, world, folder, what is wanted of it.
 const SEAT: &str = "SEQPAR_BUNDLE_SEAT";
@@ -72,6 +72,11 @@ impl Seat {
         Ok(Communicator::new(&library, &UniqueId::from_bytes(id), self.rank, self.world, config, MEETING)?)
     }
 
+    /// `real`, or `mock` on the mock.
+    pub(crate) fn pick<T>(&self, real: T, mock: T) -> T {
+        if self.mock { mock } else { real }
+    }
+
     pub(crate) fn stream(&self) -> Done<Stream> {
         Ok(Stream::new(Priority::High)?)
     }
@@ -79,6 +84,12 @@ impl Seat {
     /// Tells the parent how far it is.
     pub(crate) fn note(&self, what: &str, text: &str) -> Done {
         write(&self.folder.join(format!("{what}-{}", self.rank)), text)
+    }
+
+    /// On the mock, where ranks are threads: whether it is to be dead. A body that may be killed asks
+    /// again and again, and returns without giving up anything.
+    pub(crate) fn is_killed(&self) -> bool {
+        self.mock && self.folder.join(format!("killed-{}", self.rank)).exists()
     }
 
     /// Waits until the parent or another rank has left that note.
@@ -133,15 +144,18 @@ pub(crate) struct Start<'a> {
     /// Each rank a host of its own for NCCL.
     pub(crate) hosts: bool,
     pub(crate) environment: Vec<(&'a str, &'a str)>,
+    /// Threads of this process, which is what NCCL's ranks are on the mock.
+    pub(crate) threads: bool,
 }
 
 impl<'a> Start<'a> {
     pub(crate) fn new(name: &'a str, body: Body, world: usize, wants: &'a str) -> Self {
         let (ranks, environment) = ((0..world).collect(), Vec::new());
-        Self { name, body, world, ranks, wants, hosts: true, environment }
+        let threads = std::env::var_os(MOCK).is_some();
+        Self { name, body, world, ranks, wants, hosts: true, environment, threads }
     }
 
-    pub(crate) fn start(self, ground: &Ground) -> Done<Ranks> {
+    pub(crate) fn start(self) -> Done<Ranks> {
         let unique = format!("seqpar-{}-{}-{}-{}", std::process::id(), self.name, self.world, now_ms());
         let folder = std::env::temp_dir().join(unique);
         fs::create_dir(&folder)?;
@@ -151,7 +165,7 @@ impl<'a> Start<'a> {
         fs::write(&key, format!("{:032}", now_ms() as u128 * u128::from(std::process::id())))?;
         private(&key, 0o600)?;
         for &rank in &self.ranks {
-            if ground.mock {
+            if self.threads {
                 let (folder, wants, body) = (ranks.folder.clone(), self.wants.to_string(), self.body);
                 let seat = Seat { rank, world: self.world, folder, wants, mock: true };
                 ranks.threads.push(std::thread::spawn(move || told(body(&seat))));
@@ -227,6 +241,26 @@ impl Ranks {
             self.children.get(at).map(|child| unsafe { libc::kill(child.id() as i32, signal) });
         }
         now_ms()
+    }
+
+    /// Kills a rank; when that was.
+    pub(crate) fn kill(&self, rank: usize) -> Done<u64> {
+        if self.children.is_empty() {
+            write(&self.folder.join(format!("killed-{rank}")), "")?;
+        }
+        Ok(self.signal(rank, libc::SIGKILL))
+    }
+
+    /// Waits until all ranks have said that they are going, and a little longer.
+    pub(crate) fn going(&mut self) -> Done {
+        for rank in self.started.clone() {
+            if let Err(why) = self.await_note("going", rank, MEETING) {
+                let told = self.end(Duration::ZERO)?;
+                return Err(format!("{why}; the ranks told {told:?}").into());
+            }
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(())
     }
 
     /// What each rank told, in the order of start; who has not ended by the limit is ended.

@@ -27,7 +27,7 @@ pub(crate) fn mixed(ground: &Ground) -> Done {
         return Ok(());
     }
     let seconds = ground.pick("300", "2");
-    let told = all_well(Start::new("soak", mixed_rank, 4, seconds).start(ground)?.end(Duration::from_secs(390))?)?;
+    let told = all_well(Start::new("soak", mixed_rank, 4, seconds).start()?.end(Duration::from_secs(390))?)?;
     for (rank, value) in told.iter().enumerate() {
         let grown =
             |key: &str| value["after"][key].as_f64().unwrap_or(f64::NAN) - value["before"][key].as_f64().unwrap_or(0.0);

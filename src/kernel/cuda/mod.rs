@@ -8,7 +8,7 @@
 //!
 //! Refuses f32 operands, addresses and strides that are not multiples of 16 bytes, head dims that
 //! no kernel holds. Assumes that addresses are alive on the device when the launch runs. Tests:
-//! `tests/emulated_*.rs`, which execute the kernels' source.
+//! `tests/emulated`, which executes the kernels' source.
 
 mod adaln;
 mod attention;

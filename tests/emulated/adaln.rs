@@ -1,26 +1,17 @@
 //! The CUDA source of norm, modulation, gate and residual, executed by the emulation: against
 //! float64, fused against chained, alone against together, in 20 schedules and more.
 
-mod emulation;
-mod support;
-
-use emulation::kernels::Stored;
-use emulation::{Emulator, How, Options, emulate};
+use crate::emulation::kernels::Stored;
+use crate::emulation::{Emulator, How, Options, emulate};
+use crate::support::Rng;
+use crate::support::tensors::{Values, assert_close, assert_same, largest, random_operands, truth};
+use crate::{HALVES, fresh};
 use seqpar::dtype::Dtype;
 use seqpar::kernel::cuda::{Arch, Device, launches};
 use seqpar::kernel::spec::{GateResidual, GateResidualNormModulate, Kernel, Mode, Modulation, Norm, NormModulate};
-use support::Rng;
-use support::tensors::{Values, assert_close, assert_same, largest, random_operands, truth};
 
-const HALVES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
 const MODULATIONS: [Modulation; 3] = [Modulation::PerSample, Modulation::PerFrame, Modulation::PerToken];
 const ARCHS: [Arch; 2] = [Arch::Sm80, Arch::Sm90];
-
-fn fresh(test: &str) -> Rng {
-    let seed = support::seed();
-    eprintln!("{test}: seed {seed}");
-    Rng(seed)
-}
 
 fn random_kernel(rng: &mut Rng, hidden: usize) -> Kernel {
     let (dtype, batch, rows) =

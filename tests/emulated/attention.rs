@@ -1,24 +1,17 @@
 //! The CUDA source of attention, executed by the emulation: against float64 and FlashAttention's
 //! rule, in many schedules, all variants of a head dim bit for bit.
 
-mod emulation;
-mod support;
-
-use emulation::{How, Options, archs, emulate, head_dims};
+use crate::emulation::{How, Options, archs, emulate, head_dims};
+use crate::support::Rng;
+use crate::support::tensors::{
+    Values, assert_all_same, assert_close, assert_same, concat, largest, random_operands, truth,
+};
+use crate::{HALVES, fresh};
 use seqpar::dtype::{Dtype, round_to};
 use seqpar::kernel::cuda::{self, Arch};
 use seqpar::kernel::spec::{Attention, Kernel, KeySegment};
-use support::Rng;
-use support::tensors::{Values, assert_all_same, assert_close, assert_same, concat, largest, random_operands, truth};
 
-const HALVES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
 const DIMS: [usize; 8] = [64, 72, 96, 128, 8, 40, 80, 120];
-
-fn fresh(test: &str) -> Rng {
-    let seed = support::seed();
-    eprintln!("{test}: seed {seed}");
-    Rng(seed)
-}
 
 fn plain(dtype: Dtype, heads: usize, head_dim: usize, queries: usize, keys: usize) -> Attention {
     Attention {

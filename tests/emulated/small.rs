@@ -1,25 +1,15 @@
 //! The CUDA source of QK norm with rotary embedding, of strided copies and of the merge of two
 //! attention results, executed by the emulation.
 
-mod emulation;
-mod support;
-
-use emulation::accesses::{Declared, assert_declared};
-use emulation::kernels::Stored;
-use emulation::{Emulator, How, Options, emulate};
+use crate::emulation::accesses::{Declared, assert_declared};
+use crate::emulation::kernels::Stored;
+use crate::emulation::{Emulator, How, Options, emulate};
+use crate::support::Rng;
+use crate::support::tensors::{Values, assert_all_same, assert_close, assert_same, random_operands, truth};
+use crate::{HALVES, fresh};
 use seqpar::dtype::Dtype;
 use seqpar::kernel::cuda::{self, Arch, LseMerge};
 use seqpar::kernel::spec::{Attention, Kernel, KeySegment, Mode, Operand, Pack, QkNormRope, RopePairs};
-use support::Rng;
-use support::tensors::{Values, assert_all_same, assert_close, assert_same, random_operands, truth};
-
-const HALVES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
-
-fn fresh(test: &str) -> Rng {
-    let seed = support::seed();
-    eprintln!("{test}: seed {seed}");
-    Rng(seed)
-}
 
 fn random_heads(rng: &mut Rng, head_dim: usize) -> QkNormRope {
     QkNormRope {

@@ -1,19 +1,18 @@
 //! The CUDA source of the linear layers, executed by the emulation: against float64, all tiles bit
 //! for bit, rows that arrive in any order or not at all, the fused projection against its chain.
 
-mod emulation;
-mod support;
-
-use emulation::linear::{Arrival, Linear, run, run_with};
-use emulation::{How, Options, archs, emulate, head_dims, is_tile_chosen};
+use crate::emulation::linear::{Arrival, Linear, run, run_with};
+use crate::emulation::{How, Options, archs, emulate, head_dims, is_tile_chosen};
+use crate::support::Rng;
+use crate::support::tensors::{
+    Values, assert_all_same, assert_close, assert_same, half_ulp, largest, random_operands, truth,
+};
+use crate::{HALVES, fresh};
 use seqpar::dtype::Dtype;
 use seqpar::kernel::cuda::gemm::tiles::{Shape, Tile, estimates};
 use seqpar::kernel::cuda::{Arch, Device};
 use seqpar::kernel::spec::{Epilogue, Gemm, Kernel, Modulation, QkNormRope, RopePairs};
-use support::Rng;
-use support::tensors::{Values, assert_all_same, assert_close, assert_same, half_ulp, largest, random_operands, truth};
 
-const HALVES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
 const EPILOGUES: [Epilogue; 7] = [
     Epilogue::None,
     Epilogue::Gelu,
@@ -23,12 +22,6 @@ const EPILOGUES: [Epilogue; 7] = [
     Epilogue::GatedResidual(Modulation::PerFrame),
     Epilogue::GatedResidual(Modulation::PerToken),
 ];
-
-fn fresh(test: &str) -> Rng {
-    let seed = support::seed();
-    eprintln!("{test}: seed {seed}");
-    Rng(seed)
-}
 
 fn tiles(arch: Arch) -> Vec<Tile> {
     let shape = Shape { rows: vec![1], cols: vec![1], k: 8 };

@@ -1,31 +1,21 @@
 //! What only the sm_90a attention has: three row tiles, key segments behind gates, one launch for
-//! all of them. The rest of its proof is `tests/emulated_attention.rs`, which runs both paths.
+//! all of them. The rest of its proof is `tests/emulated/attention.rs`, which runs both paths.
 
-mod emulation;
-mod support;
-
-use emulation::accesses::{Declared, assert_declared};
-use emulation::kernels::Stored;
-use emulation::{Device, Emulator, How, Options, emulate, head_dims};
+use crate::emulation::accesses::{Declared, assert_declared};
+use crate::emulation::kernels::Stored;
+use crate::emulation::{Device, Emulator, How, Options, emulate, head_dims};
+use crate::support::Rng;
+use crate::support::tensors::{Values, assert_all_same, assert_close, assert_same, random_operands, truth};
+use crate::{HALVES, fresh};
 use seqpar::dtype::Dtype;
 use seqpar::kernel::TensorView;
 use seqpar::kernel::cuda::{self, Arch, AttentionOptions, Gate};
 use seqpar::kernel::spec::{Attention, Kernel, KeySegment, Mode};
-use support::Rng;
-use support::tensors::{Values, assert_all_same, assert_close, assert_same, random_operands, truth};
-
-const HALVES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
 
 /// Head dims and key-tile widths.
 fn heads() -> Vec<(usize, usize)> {
     let keys = [(64, 128), (72, 112), (96, 96), (128, 176)];
     keys.into_iter().filter(|(dim, _)| !head_dims([*dim]).is_empty()).collect()
-}
-
-fn fresh(test: &str) -> Rng {
-    let seed = support::seed();
-    eprintln!("{test}: seed {seed}");
-    Rng(seed)
 }
 
 fn plain(dtype: Dtype, head_dim: usize, queries: usize, keys: &[usize]) -> Attention {
@@ -175,7 +165,7 @@ fn a_real_head_and_the_bytes_of_shared_memory() {
     let inputs = random_operands(&kernel, &mut rng);
     let want = truth(&kernel, &inputs);
     let how = How { options: Options { resident: 1, ..Options::seeded(rng.next() % 99) }, ..how(&mut rng, 72, 192) };
-    let (got, outcomes) = emulation::emulate_outcome(Emulator::shared(), &kernel, &inputs, &how);
+    let (got, outcomes) = crate::emulation::emulate_outcome(Emulator::shared(), &kernel, &inputs, &how);
     assert!(outcomes[0].messages.is_empty(), "{}", outcomes[0].messages.join("\n"));
     assert_close("out", &got[1], &want[1], |_| 0.6 * 4.0 / 256.0);
     assert!(outcomes[0].counters.wgmma > 0 && outcomes[0].counters.tma > 0);
@@ -218,7 +208,7 @@ impl<'a> Gated<'a> {
     }
 
     /// Runs it while the given segments arrive, in this order, whenever all blocks wait.
-    fn run(&self, arriving: &[usize], rows: u32, seed: u64) -> emulation::Outcome {
+    fn run(&self, arriving: &[usize], rows: u32, seed: u64) -> crate::emulation::Outcome {
         let mut waiting = arriving.iter().rev().copied().collect::<Vec<_>>();
         // The values of a segment are not there before its flag.
         let first = 3;
