@@ -2,8 +2,12 @@
 //!
 //! By head stage: project stage g + 1 while the AllToAll of g is in flight and g − 1 is in
 //! attention. Within a stage the keys of the ulysses group travel around the ring: the next
-//! group's keys arrive while this one's are in attention, with (m, l, O) carried in f32.
+//! group's keys arrive while this one's are in attention, with (m, l, O) carried in f32. They arrive
+//! in two buffers in turn, so that a ring of any length holds the keys of three groups (two buffers
+//! for each number of rows that a group has).
 //! USP: Fang and Zhao, arXiv 2405.07719; groups as in [`crate::mesh`].
+
+use std::collections::HashMap;
 
 use super::attend::{Carry, KeyLimits, Keys, Queries, Step, attend};
 use super::context::{Context, Slot, Tokens, ascends, pieces, rows_at};
@@ -92,6 +96,12 @@ fn key_union(cx: &Context, ring: usize) -> (IndexMap, IndexMap) {
     let text: Vec<IndexMap> = group.iter().map(|&s| cx.text_map(s)).collect();
     (IndexMap::union(group.iter().map(|&s| cx.key_map(s))), IndexMap::union(&text))
 }
+
+/// Buffers in turn for keys that travel around the ring.
+const RING_SLOTS: usize = 2;
+
+/// By turn, stream and rows.
+type Slots = HashMap<(usize, usize, usize), (View, View)>;
 
 /// Fills and exchanges the slots of stage `g`.
 fn exchange_in(cx: &mut Context, sources: &Sources, g: usize, stages: usize) -> Stage {
@@ -239,9 +249,10 @@ fn attend_stage(
     });
     let ring: Vec<usize> = (0..r).map(|j| j * u + cx.me % u).collect();
     let carry = (r > 1).then(|| Carry::new(cx, heads, &queries));
+    let mut slots = Slots::new();
     let mut held = stage.own;
     for t in 0..r {
-        let next = (t + 1 < r).then(|| pass_on(cx, g, t, &ring, heads, &held));
+        let next = (t + 1 < r).then(|| pass_on(cx, g, t, &ring, heads, &held, &mut slots));
         let mut keys: Vec<Keys> = Vec::new();
         keys.extend(text_keys.clone().filter(|_| t == 0));
         keys.extend(held.text.clone());
@@ -289,13 +300,30 @@ fn replicated_text(
 }
 
 /// Sends the held keys to the previous rank of the ring and receives those of the next.
-fn pass_on(cx: &mut Context, g: usize, t: usize, ring: &[usize], heads: &HeadSlice, held: &Group) -> Group {
+fn pass_on(
+    cx: &mut Context,
+    g: usize,
+    t: usize,
+    ring: &[usize],
+    heads: &HeadSlice,
+    held: &Group,
+    slots: &mut Slots,
+) -> Group {
     let (u, r) = (cx.mesh.ulysses, cx.mesh.ring);
     let j = cx.me / u;
     let (image_map, text_map) = key_union(cx, (j + t + 1) % r);
-    let image = new_keys(cx, &format!("image[{g}] step {}", t + 1), heads, image_map, 1);
-    let text = held.text.as_ref().map(|_| new_keys(cx, &format!("text[{g}] step {}", t + 1), heads, text_map, 0));
-    let next = Group { image, text };
+    let turn = t % RING_SLOTS;
+    let mut keys = |map: IndexMap, stream: usize| {
+        let rows = map.len();
+        let (k, v) = *slots.entry((turn, stream, rows)).or_insert_with(|| {
+            let name = ["text", "image"][stream];
+            let new = new_keys(cx, &format!("{name}[{g}] slot {turn} of {rows} rows"), heads, map.clone(), stream);
+            (new.k, new.v)
+        });
+        Keys { k, v, map, stream }
+    };
+    let image = keys(image_map, 1);
+    let next = Group { image, text: held.text.as_ref().map(|_| keys(text_map, 0)) };
     let (to, from) = (ring[(j + r - 1) % r], ring[(j + 1) % r]);
     let views = |group: &Group| {
         let text = group.text.iter().flat_map(|keys| [keys.k, keys.v]);

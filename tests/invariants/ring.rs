@@ -81,6 +81,27 @@ fn i09_no_slot_is_overwritten_before_it_is_read() {
     }
 }
 
+/// Of as many rows a rank, a ring of 16 takes no more memory than one of 4: keys that are past make
+/// room for those that come.
+#[test]
+fn i09_a_longer_ring_takes_no_more_memory() {
+    for (ulysses, text) in [(1, 0), (1, 2), (2, 0), (2, 2)] {
+        let arena = |ring: usize, uneven: usize| {
+            let ranks = ulysses * ring;
+            let tokens = 6 * ranks + uneven;
+            let given = Given::new([2, tokens, 4, 4], text * ranks, |_, _| 0.0);
+            let world = World { strategy: Strategy::Usp, mesh: Mesh::new(ulysses, ring).unwrap() };
+            let shard = Shard::even(ranks, tokens, tokens, text * ranks, false).unwrap();
+            let (plans, _) = given.plans(world, shard, &Options::default());
+            check_world(plans).unwrap().iter().map(|plan| plan.memory().arena_bytes).max().unwrap()
+        };
+        assert_eq!(arena(16, 0), arena(4, 0), "{ulysses} x 16, {text} text rows");
+        // Two numbers of rows: buffers of both, at most.
+        assert!(arena(16, 3) <= 2 * arena(4, 0), "{ulysses} x 16 and 3 tokens, {text} text rows");
+        assert!(arena(16, 3) <= arena(8, 3), "{ulysses} x 16 and 3 tokens, {text} text rows");
+    }
+}
+
 fn touching(plan: &Plan, buffer: BufferId) -> Vec<OpId> {
     plan.op_ids().filter(|&id| plan.accesses(id).iter().any(|access| access.buffer == buffer)).collect()
 }
