@@ -137,6 +137,24 @@ fn every_tile_gives_the_bits_of_float64_rounded_and_of_the_others() {
 }
 
 #[test]
+fn heads_of_any_width_equal_plain_columns() {
+    let mut rng = fresh("gemm head widths");
+    for arch in archs() {
+        for head_dim in [4, 12, 20, 36, 72] {
+            let spec = layer(HALVES[rng.below(2)], &[70], 72, &[3 * head_dim, 5 * head_dim]);
+            let inputs = random_operands(&Kernel::Gemm(spec.clone()), &mut rng);
+            let tiles = tiles(arch);
+            let tile = Some(tiles[rng.below(tiles.len())]);
+            let plain = Linear { tile, ..plainly(arch, rng.next() % 99) };
+            let by_head = Linear { head_dim: Some(head_dim), ..plain.clone() };
+            let what = format!("{spec:?} {by_head:?}");
+            let [plain, by_head] = [plain, by_head].map(|how| run(&spec, &inputs, &how).clean(&what));
+            assert_all_same(&what, &Kernel::Gemm(spec.clone()), &by_head, &plain);
+        }
+    }
+}
+
+#[test]
 fn twenty_schedules_are_clean_and_equal() {
     let mut rng = fresh("gemm schedules");
     for arch in archs() {

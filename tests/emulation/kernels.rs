@@ -183,7 +183,9 @@ impl Stored {
         let shape = values.shape;
         let strided = gap > 0;
         let row = shape[2] * shape[3];
-        let (head_gap, row_gap) = if strided && shape[2] > 1 { (8, 8 + gap) } else { (0, gap) };
+        // Heads of half a vector more begin aligned all the same.
+        let head_gap = if shape[3] % 8 == 4 { 12 } else { 8 };
+        let (head_gap, row_gap) = if strided && shape[2] > 1 { (head_gap, 8 + gap) } else { (0, gap) };
         let head = shape[3] + head_gap;
         let row_stride = if row == 1 { 1 } else { head * shape[2] + row_gap };
         let strides = [row_stride * (shape[1] + usize::from(strided)), row_stride, head, 1];

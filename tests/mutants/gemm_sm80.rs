@@ -45,6 +45,7 @@ pub const EPILOGUE: Family = Family {
         &[
             "gemm::every_epilogue_equals_float64",
             "gemm::the_output_may_be_the_residual",
+            "gemm::heads_of_any_width_equal_plain_columns",
             "gemm::rows_may_arrive_in_any_order",
         ],
     )],
