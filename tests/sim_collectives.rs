@@ -144,8 +144,11 @@ fn kernels_slow_down_under_communication_that_takes_sms() {
     };
     let (kernels, copied) = (attention(&report(Transport::Nccl)), attention(&report(Transport::CopyEngine)));
     assert_eq!(kernels.len(), 4);
-    // The blocks arrive one after the other under the first step; nothing moves under the rest.
-    assert!(kernels[0] > copied[0] && kernels[1..] == copied[1..], "{kernels:?} {copied:?}");
+    // Two blocks arrive under the first step, the last one where the first has made room; nothing
+    // moves under the rest.
+    let slower: Vec<bool> = kernels.iter().zip(&copied).map(|(with, without)| with > without).collect();
+    assert_eq!(slower, [true, false, true, false], "{kernels:?} {copied:?}");
+    assert_eq!([kernels[1], kernels[3]], [copied[1], copied[3]]);
     // No more is lost than all channels of sends take of the SMs.
     let most = copied[0] as f64 / (1.0 - 32.0 / 132.0);
     assert!((kernels[0] as f64) < most, "{} ns, {} without, at most {most}", kernels[0], copied[0]);
