@@ -23,6 +23,12 @@ fn sizes(rng: &mut Rng, hidden: usize) -> (usize, usize) {
     if hidden > 200 { (1, rng.within(1, 5)) } else { (rng.within(1, 3), RAGGED[rng.below(7)]) }
 }
 
+/// What the error of a sum is measured by: it may be near zero, the part that is added is not.
+fn scale_of_sums(part: &Values, sums: &[f64]) -> f64 {
+    let part: Vec<f64> = part.data.iter().copied().map(f64::from).collect();
+    largest(&part).max(largest(sums))
+}
+
 #[test]
 fn norm_modulate_equals_float64() {
     let mut rng = fresh("norm_modulate");
@@ -32,7 +38,8 @@ fn norm_modulate_equals_float64() {
             let kernel = Kernel::NormModulate(NormModulate { dtype, batch, rows, hidden, norm, eps: 1e-6, modulation });
             let inputs = random_operands(&kernel, &mut rng);
             let want = truth(&kernel, &inputs);
-            let scale = largest(&want[1]);
+            // The shift is added.
+            let scale = scale_of_sums(&inputs[2], &want[1]);
             for isa in isas() {
                 let how = How::random(isa, &mut rng);
                 let got = launch(&kernel, &inputs, &how);
@@ -58,12 +65,6 @@ fn layer_norm_survives_a_large_mean() {
         // The mean is rounded at 1000: 6e-5 of a deviation.
         assert_close(isa.name(), &got[1], &want[1], |_| 3e-4 * largest(&want[1]));
     }
-}
-
-/// What the error of `residual + gate·branch` is measured by: the sum may be near zero, its parts are not.
-fn scale_of_sums(residual: &Values, sums: &[f64]) -> f64 {
-    let residual: Vec<f64> = residual.data.iter().copied().map(f64::from).collect();
-    largest(&residual).max(largest(sums))
 }
 
 #[test]
@@ -110,7 +111,7 @@ fn gate_residual_norm_modulate_equals_float64_apart_and_in_place() {
                 let vectors = names.skip(4).filter(|(o, _)| o.name != "gate").map(|(_, v)| v.clone());
                 let of_second: Vec<_> = [got[2].clone(), inputs[3].clone()].into_iter().chain(vectors).collect();
                 let want_y = &truth(&second, &of_second)[1];
-                let scale = largest(want_y);
+                let scale = scale_of_sums(&of_second[2], want_y);
                 assert_close(&label, &got[3], want_y, |_| 1e-6 * scale);
                 let in_place = launch(&kernel, &inputs, &how.alias(2, 0));
                 assert_same("out in place", &in_place[2], &got[2]);
