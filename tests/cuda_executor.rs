@@ -73,25 +73,8 @@ fn every_strategy_is_clean_and_right(mock: &Mock, ranks: usize) {
     println!("{runs} runs of {ranks} ranks, graphs launched twice");
 }
 
-// A process each: they run side by side.
-#[test]
-fn every_strategy_is_clean_and_right_on_one_rank() {
-    on_mock(|mock| every_strategy_is_clean_and_right(mock, 1));
-}
-
-#[test]
-fn every_strategy_is_clean_and_right_on_two_ranks() {
-    on_mock(|mock| every_strategy_is_clean_and_right(mock, 2));
-}
-
-#[test]
-fn every_strategy_is_clean_and_right_on_three_ranks() {
-    on_mock(|mock| every_strategy_is_clean_and_right(mock, 3));
-}
-
-#[test]
-fn every_strategy_is_clean_and_right_on_four_ranks() {
-    on_mock(|mock| every_strategy_is_clean_and_right(mock, 4));
+mod worlds_of {
+    crate::mock::on_one_to_four_ranks!(super::every_strategy_is_clean_and_right);
 }
 
 /// More ranks than heads: whoever has none adds nothing to sums, and the others are none the worse.

@@ -126,25 +126,8 @@ fn every_strategy_has_the_bits_of_loopback(mock: &Mock, ranks: usize) {
     println!("{runs} worlds of {ranks} ranks, each run twice");
 }
 
-// A process each: they run side by side.
-#[test]
-fn every_strategy_has_the_bits_of_loopback_on_one_rank() {
-    on_mock(|mock| every_strategy_has_the_bits_of_loopback(mock, 1));
-}
-
-#[test]
-fn every_strategy_has_the_bits_of_loopback_on_two_ranks() {
-    on_mock(|mock| every_strategy_has_the_bits_of_loopback(mock, 2));
-}
-
-#[test]
-fn every_strategy_has_the_bits_of_loopback_on_three_ranks() {
-    on_mock(|mock| every_strategy_has_the_bits_of_loopback(mock, 3));
-}
-
-#[test]
-fn every_strategy_has_the_bits_of_loopback_on_four_ranks() {
-    on_mock(|mock| every_strategy_has_the_bits_of_loopback(mock, 4));
+mod worlds_of {
+    crate::mock::on_one_to_four_ranks!(super::every_strategy_has_the_bits_of_loopback);
 }
 
 #[test]

@@ -177,8 +177,8 @@ impl Stored {
         Self::with_gap(device, values, if strided { 8 } else { 0 }, spec.name, poisoned)
     }
 
-    /// With `gap` elements behind each row, and where heads are a dimension of their own 8 behind
-    /// each of them.
+    /// With `gap` elements behind each row, and where heads are a dimension of their own 8 or 12
+    /// behind each of them.
     fn with_gap(device: &Device<'_>, values: &Values, gap: usize, name: &str, poisoned: bool) -> Self {
         let shape = values.shape;
         let strided = gap > 0;

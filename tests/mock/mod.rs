@@ -80,6 +80,34 @@ pub fn on_mock<F: FnOnce(&Mock)>(body: F) {
     print!("{text}");
 }
 
+/// Tests of `$each(mock, ranks)` at 1 to 4 ranks, a process each: they run side by side.
+#[allow(unused_macros)]
+macro_rules! on_one_to_four_ranks {
+    ($each:path) => {
+        #[test]
+        fn one() {
+            $crate::mock::on_mock(|mock| $each(mock, 1));
+        }
+
+        #[test]
+        fn two() {
+            $crate::mock::on_mock(|mock| $each(mock, 2));
+        }
+
+        #[test]
+        fn three() {
+            $crate::mock::on_mock(|mock| $each(mock, 3));
+        }
+
+        #[test]
+        fn four() {
+            $crate::mock::on_mock(|mock| $each(mock, 4));
+        }
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use on_one_to_four_ranks;
+
 /// An operation that ran.
 pub struct Ran {
     /// A kernel's symbol, or what the mock calls the operation.
