@@ -41,7 +41,7 @@ fn watched<T>(
     plans: &[Checked<Plan>],
     store: &Arc<dyn Store>,
     id: &seqpar::comm::nccl::UniqueId,
-    body: impl FnOnce(&mut Bound<'_>, &Stream, Watchdog) -> T,
+    body: impl FnOnce(&mut Bound<'_>, &Stream, Watchdog, &Nccl) -> T,
 ) -> T {
     let library = Library::load(None).unwrap();
     let (_held, context) = (Context::primary(rank as i32).unwrap(), Context::primary(rank as i32).unwrap());
@@ -65,7 +65,7 @@ fn watched<T>(
     let addresses: Vec<_> = memory.iter().map(|memory| memory.as_ref().map(DeviceMemory::address)).collect();
     // SAFETY: the memory lives longer than the result, and nobody else uses it.
     let mut bound = unsafe { prepared.bind(&[addresses]) }.unwrap();
-    body(&mut bound, &stream, watchdog)
+    body(&mut bound, &stream, watchdog, &nccl)
 }
 
 fn between(error: Error) -> Failure {
@@ -83,13 +83,14 @@ fn watched_runs_end_well_and_are_on_record() {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let id = Library::load(None).unwrap().unique_id().unwrap();
         let dumps: Vec<Vec<Dump>> = mock.ranks(RANKS, |rank| {
-            watched(rank, &plans, &store, &id, |bound, stream, watchdog| {
+            watched(rank, &plans, &store, &id, |bound, stream, watchdog, _| {
                 for _ in 0..3 {
                     bound.run(stream).unwrap();
                     bound.finish().unwrap();
                 }
                 // The ends are noticed by the watchdog, a period later.
-                std::thread::sleep(Duration::from_millis(300));
+                let is_known = |dump: &Dump| dump.calls.iter().all(|call| call.completed_ns.is_some());
+                wait_for("the watchdog", || watchdog.dumps().iter().all(is_known));
                 watchdog.check().unwrap();
                 let dumps = watchdog.dumps();
                 watchdog.goodbye();
@@ -108,6 +109,45 @@ fn watched_runs_end_well_and_are_on_record() {
     });
 }
 
+fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < DEADLINE, "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Label of the first communication of a rank's plan.
+fn first_communication(plan: &Plan) -> &str {
+    plan.label(plan.op_ids().find(|op| plan.comm(*op).is_some()).unwrap())
+}
+
+#[test]
+fn an_op_ends_when_its_stream_has_passed_it() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let plans = world_plans();
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let id = Library::load(None).unwrap().unique_id().unwrap();
+        const RUNS: usize = 3;
+        mock.ranks(RANKS, |rank| {
+            watched(rank, &plans, &store, &id, |bound, stream, watchdog, _| {
+                for _ in 0..RUNS {
+                    bound.run(stream).unwrap();
+                }
+                // Nobody finishes them: the caller has other means to wait.
+                wait_for("the streams", || stream.is_done().unwrap());
+                wait_for("the watchdog", || {
+                    let calls = watchdog.dumps().remove(0).calls;
+                    calls.len() > RUNS && calls.iter().all(|call| call.completed_ns.is_some())
+                });
+                bound.finish().unwrap();
+                watchdog.goodbye();
+            })
+        });
+    });
+}
+
 #[test]
 fn a_rank_that_leaves_is_lost_by_name_where_nccl_says_nothing() {
     on_mock(|mock| {
@@ -117,13 +157,12 @@ fn a_rank_that_leaves_is_lost_by_name_where_nccl_says_nothing() {
         let id = Library::load(None).unwrap().unique_id().unwrap();
         let enqueued = AtomicUsize::new(0);
         let ends: Vec<Option<(Failure, Duration)>> = mock.ranks(RANKS, |rank| {
-            watched(rank, &plans, &store, &id, |bound, stream, watchdog| {
+            watched(rank, &plans, &store, &id, |bound, stream, watchdog, _| {
+                bound.run(stream).unwrap();
+                bound.finish().unwrap();
                 if rank == 1 {
                     // Not before the others are under way, however busy the machine is.
-                    let begin = Instant::now();
-                    while enqueued.load(Ordering::Acquire) < RANKS - 1 && begin.elapsed() < DEADLINE {
-                        std::thread::sleep(Duration::from_millis(10));
-                    }
+                    wait_for("the others", || enqueued.load(Ordering::Acquire) == RANKS - 1);
                     drop(watchdog);
                     // Its communicators stay, as those of a process that is stuck in its end do.
                     std::thread::sleep(Duration::from_secs(2));
@@ -131,6 +170,11 @@ fn a_rank_that_leaves_is_lost_by_name_where_nccl_says_nothing() {
                 }
                 bound.run(stream).unwrap();
                 enqueued.fetch_add(1, Ordering::Release);
+                if rank == 2 {
+                    // Asks late: the watchdog has aborted, and the streams have gone on.
+                    wait_for("the watchdog", || watchdog.failure().is_some());
+                    std::thread::sleep(Duration::from_millis(200));
+                }
                 let begin = Instant::now();
                 let error = bound.finish().map(drop).unwrap_err();
                 let took = begin.elapsed();
@@ -143,8 +187,44 @@ fn a_rank_that_leaves_is_lost_by_name_where_nccl_says_nothing() {
             let (failure, took) = end.unwrap();
             assert!(matches!(failure.kind, FailureKind::PeerLost { .. }), "rank {rank}: {failure}");
             assert_eq!((failure.rank, failure.culprits.as_slice()), (rank, [1].as_slice()), "{failure}");
-            assert!(!failure.op.is_empty(), "{failure}");
-            assert!(took < Duration::from_secs(2), "rank {rank}: {took:?}");
+            // The first of the second run.
+            assert_eq!(failure.op, first_communication(&plans[rank]), "{failure}");
+            assert_eq!(failure.seq, Some(plans[rank].comms.len() as u64), "{failure}");
+            assert!(took < DEADLINE / 2, "rank {rank}: {took:?}");
+        }
+    });
+}
+
+#[test]
+fn an_abort_from_elsewhere_names_the_op_at_which_the_streams_stood() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let plans = world_plans();
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let id = Library::load(None).unwrap().unique_id().unwrap();
+        let ends: Vec<Option<Failure>> = mock.ranks(RANKS, |rank| {
+            watched(rank, &plans, &store, &id, |bound, stream, watchdog, nccl| {
+                bound.run(stream).unwrap();
+                bound.finish().unwrap();
+                let end = (rank != 1).then(|| {
+                    bound.run(stream).unwrap();
+                    let aborts = nccl.abort_handles();
+                    std::thread::spawn(move || aborts.iter().try_for_each(|abort| abort.abort("a test"))).join()
+                });
+                let end = end.map(|aborted| {
+                    aborted.unwrap().unwrap();
+                    // The streams go on, over work that was never done.
+                    wait_for("the streams", || stream.is_done().unwrap());
+                    between(bound.finish().map(drop).unwrap_err())
+                });
+                watchdog.goodbye();
+                end
+            })
+        });
+        for (rank, failure) in ends.into_iter().enumerate().filter_map(|(rank, end)| Some((rank, end?))) {
+            assert_eq!(failure.op, first_communication(&plans[rank]), "{failure}");
+            assert_eq!(failure.seq, Some(plans[rank].comms.len() as u64), "{failure}");
+            assert!(failure.to_string().contains("a test"), "{failure}");
         }
     });
 }

@@ -112,6 +112,8 @@ pub struct PinnedMemory {
 
 // SAFETY: plain memory, owned.
 unsafe impl Send for PinnedMemory {}
+// SAFETY: shared, it is only read.
+unsafe impl Sync for PinnedMemory {}
 
 impl PinnedMemory {
     /// Zeroed memory, mapped for the device at the same address.

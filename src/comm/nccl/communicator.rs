@@ -131,6 +131,13 @@ impl Communicator {
         self.abort_handle().async_error()
     }
 
+    /// Has `listener` called once, at the first failure of this communicator or one of its family, on
+    /// whatever thread that is, and before anything in flight is aborted for it. It must not block,
+    /// and must not call the family. The first listener of a family stays.
+    pub fn at_failure(&self, listener: impl Fn() + Send + Sync + 'static) {
+        self.member.family.listen(Box::new(listener));
+    }
+
     /// For a watchdog or another thread.
     pub fn abort_handle(&self) -> AbortHandle {
         AbortHandle { member: self.member.clone() }

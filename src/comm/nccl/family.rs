@@ -5,16 +5,33 @@ use std::sync::OnceLock;
 use super::failure::Fault;
 use crate::error::{Failure, FailureKind};
 
+/// Told once.
+type Listener = Box<dyn Fn() + Send + Sync>;
+
 #[derive(Default)]
 pub(super) struct Family {
     first: OnceLock<Failure>,
     stuck: OnceLock<Failure>,
+    listener: OnceLock<Listener>,
+    told: OnceLock<()>,
 }
 
 impl Family {
-    /// Keeps the first failure.
+    /// Keeps the first failure. Whoever aborts poisons before: when this returns, the listener knows,
+    /// and nothing was aborted before it did.
     pub(super) fn poison(&self, failure: &Failure) {
         let _ = self.first.set(failure.clone());
+        self.told.get_or_init(|| {
+            if let Some(listener) = self.listener.get() {
+                listener();
+            }
+        });
+    }
+
+    /// Has `listener` told of the first failure, before anything is aborted; it must not block, and
+    /// must not touch the family. The first listener stays.
+    pub(super) fn listen(&self, listener: Listener) {
+        let _ = self.listener.set(listener);
     }
 
     /// What a call says that comes after the first failure.

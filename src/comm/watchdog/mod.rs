@@ -24,7 +24,7 @@ mod presence;
 mod watch;
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
@@ -119,6 +119,7 @@ impl Watchdog {
             rank,
             options,
             poison: Arc::default(),
+            calls: Arc::default(),
             state: Mutex::new(State::new(world)),
             changed: Condvar::new(),
         });
@@ -149,7 +150,9 @@ impl Watchdog {
     /// Watches a communicator of the ranks `members`, in its order. Its name is the same on all of
     /// them, and no other communicator's.
     pub fn watch(&self, comm: &str, members: &[usize], probe: Probe) -> Watch {
-        let comm = Arc::new(Comm::new(comm, self.shared.rank, members, self.shared.options.deadline, probe));
+        let shared = &self.shared;
+        let comm = Comm::new(comm, shared.rank, members, shared.options.deadline, probe, shared.calls.clone());
+        let comm = Arc::new(comm);
         self.shared.state().comms.push(comm.clone());
         Watch { comm, poison: self.shared.poison.clone() }
     }
@@ -204,6 +207,7 @@ struct Shared {
     rank: usize,
     options: Options,
     poison: Arc<Poison>,
+    calls: Arc<AtomicU64>,
     state: Mutex<State>,
     changed: Condvar,
 }

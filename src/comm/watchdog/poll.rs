@@ -63,17 +63,12 @@ fn look(shared: &Shared, complaint: &mut Option<(Cause, Instant)>) {
         return;
     }
     let (comms, peers) = (state.comms.clone(), state.peers.clone());
-    let lost = lost(shared, &state);
     drop(state);
+    comms.iter().for_each(|comm| comm.look());
+    let lost = lost(shared, &shared.state());
     let mut cause = lost.map(|failure| Cause { failure, call: None });
     for comm in &comms {
-        let mut probe = comm.probe();
-        let count = probe.ended.as_mut().map(|ended| ended());
-        let said = probe.error.as_ref().map_or(Ok(()), |error| error());
-        drop(probe);
-        if let Some(count) = count {
-            comm.ended(count);
-        }
+        let said = comm.probe().error.as_ref().map_or(Ok(()), |error| error());
         if let Err(error) = said
             && complaint.is_none()
         {
@@ -106,9 +101,12 @@ fn lost(shared: &Shared, state: &State) -> Option<Failure> {
     })
 }
 
-/// Says at which op in flight a failure was noticed, if there is one.
+/// Says at which op in flight a failure was noticed, if there is one: that which was called first.
 pub(super) fn locate(failure: &mut Failure, comms: &[Arc<Comm>]) {
-    comms.iter().find_map(|comm| comm.locate(failure));
+    let open = comms.iter().filter_map(|comm| Some((comm.first_place()?, comm)));
+    if let Some((_, comm)) = open.min_by_key(|(place, _)| *place) {
+        comm.locate(failure);
+    }
 }
 
 fn complained(shared: &Shared, comm: &Comm, error: Error) -> Cause {
@@ -144,7 +142,15 @@ fn late(shared: &Shared, comm: &Comm, peers: &[Peer]) -> Option<Cause> {
 fn verdict(shared: &Shared) -> Option<Failure> {
     let state = shared.state();
     if let Some(first) = &state.first {
-        return Some(first.seen_by(shared.rank));
+        let mut failure = first.seen_by(shared.rank);
+        if first.failure.rank != shared.rank {
+            let comms = state.comms.clone();
+            drop(state);
+            // What this rank was at, before anything is aborted.
+            comms.iter().for_each(|comm| comm.look());
+            locate(&mut failure, &comms);
+        }
+        return Some(failure);
     }
     let (cause, since) = state.suspected.as_ref()?;
     (since.elapsed() > 4 * shared.options.period).then(|| cause.failure.clone())

@@ -1,5 +1,5 @@
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,8 @@ impl Watch {
         calls.iter().for_each(|call| self.comm.flight.schedule(label, call));
         let deadline = deadline.unwrap_or(self.comm.deadline);
         let label = self.comm.flight.number(label);
-        let open = Open { seq, deadline, label, head: head(calls), call: calls.first().copied() };
+        let place = self.comm.calls.fetch_add(1, Ordering::Relaxed);
+        let open = Open { seq, place, deadline, label, head: head(calls), call: calls.first().copied() };
         let mut ops = self.comm.ops();
         if ops.open.is_empty() {
             ops.since = Instant::now();
@@ -141,6 +142,8 @@ pub(super) struct Comm {
     pub(super) probe: Mutex<Probe>,
     pub(super) told: AtomicBool,
     pub(super) is_closed: AtomicBool,
+    /// Ops that were called, of all communicators of the rank.
+    calls: Arc<AtomicU64>,
     ops: Mutex<Ops>,
 }
 
@@ -155,6 +158,8 @@ pub(super) struct Ops {
 /// An op that was called and has not ended.
 pub(super) struct Open {
     pub(super) seq: u64,
+    /// Among the ops of all communicators, in the order in which they were called.
+    pub(super) place: u64,
     pub(super) deadline: Duration,
     /// Its number in the flight record.
     pub(super) label: u32,
@@ -163,7 +168,14 @@ pub(super) struct Open {
 }
 
 impl Comm {
-    pub(super) fn new(name: &str, rank: usize, members: &[usize], deadline: Duration, probe: Probe) -> Self {
+    pub(super) fn new(
+        name: &str,
+        rank: usize,
+        members: &[usize],
+        deadline: Duration,
+        probe: Probe,
+        calls: Arc<AtomicU64>,
+    ) -> Self {
         let place = members.iter().position(|member| *member == rank).unwrap_or(0);
         let ops = Ops { called: 0, ended: 0, open: VecDeque::new(), since: Instant::now() };
         Self {
@@ -175,6 +187,7 @@ impl Comm {
             probe: Mutex::new(probe),
             told: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
+            calls,
             ops: Mutex::new(ops),
         }
     }
@@ -197,6 +210,19 @@ impl Comm {
             }
             ops.since = Instant::now();
         }
+    }
+
+    /// Learns from its probe which ops have ended.
+    pub(super) fn look(&self) {
+        let count = self.probe().ended.as_mut().map(|ended| ended());
+        if let Some(count) = count {
+            self.ended(count);
+        }
+    }
+
+    /// Place of its first op in flight.
+    pub(super) fn first_place(&self) -> Option<u64> {
+        self.ops().open.front().map(|open| open.place)
     }
 
     /// Says at which op in flight a failure was noticed; `None` with none in flight.

@@ -5,6 +5,7 @@ use super::enqueue::{enqueue, launch_graph, op_of};
 use super::link::Ports;
 use super::memory::Addresses;
 use super::prepared::Prepared;
+use super::progress::Progress;
 use super::ranges::Ranges;
 use super::resolve::{Call, Home, Resolved, Resolver, Timed};
 use super::transport::Wires;
@@ -38,7 +39,8 @@ pub struct Bound<'a> {
     /// What kernels say of gates that did not open, by op; offset of each rank's first.
     pub(super) status: PinnedMemory,
     pub(super) first_status: Vec<usize>,
-    pub(super) told: Told,
+    /// Of its communications, also for who watches them.
+    pub(super) progress: Arc<Progress>,
     pub(super) bytes_sent: Vec<u64>,
     /// Before the scratch that peers write.
     wires: Wires,
@@ -58,14 +60,6 @@ pub(super) enum State {
     Waited,
     /// It was not enqueued whole.
     Failed(Error),
-}
-
-/// How many communications of each stream have ended, told by the streams themselves; empty where
-/// all ranks are here.
-pub(super) struct Told {
-    words: PinnedMemory,
-    /// By stream; those without communications have no word.
-    pub(super) communications: Vec<Vec<OpId>>,
 }
 
 impl<'a> Bound<'a> {
@@ -104,6 +98,7 @@ impl<'a> Bound<'a> {
         if !prepared.options.timed {
             calls.retain(|call| !matches!(call.call, Call::Begin(_) | Call::End(_)));
         }
+        let progress = Arc::new(Progress::new(words, communications, &calls, options.graph));
         let timers = if prepared.options.timed { timed.len() } else { 0 };
         let timers = (0..timers).map(|_| Ok((Event::new(true)?, Event::new(true)?))).collect::<Result<_>>()?;
         Ok(Self {
@@ -121,7 +116,7 @@ impl<'a> Bound<'a> {
             state: State::Idle,
             status,
             first_status,
-            told: Told { words, communications },
+            progress,
             bytes_sent,
             wires,
             ports,
@@ -175,6 +170,7 @@ impl<'a> Bound<'a> {
 
     fn enqueued(&mut self, stream: &Stream) -> Result<()> {
         let _run = self.ranges.as_ref().map(Ranges::run);
+        self.prepared.transport.begin(&self.progress);
         self.start.record(stream)?;
         if !self.prepared.options.graph {
             return enqueue(self, stream);
@@ -207,7 +203,8 @@ impl<'a> Bound<'a> {
         self.ports.iter_mut().for_each(Ports::leave);
         self.wires.leave();
         self.status.leave();
-        self.told.words.leave();
+        // One that is never dropped.
+        std::mem::forget(self.progress.clone());
     }
 }
 
@@ -223,19 +220,6 @@ impl Drop for Bound<'_> {
             log::error!("a run does not end: its memory is left behind");
             self.leave_behind();
         }
-    }
-}
-
-impl Told {
-    /// Addresses of the words that are told to.
-    pub(super) fn words(&self) -> impl Iterator<Item = u64> + '_ {
-        let used = self.communications.iter().enumerate().filter(|(_, list)| !list.is_empty());
-        used.map(|(stream, _)| self.words.address() + 4 * stream as u64)
-    }
-
-    /// The first communication, in plan order, that has not ended, with its stream.
-    pub(super) fn first_open(&self) -> Option<(usize, OpId)> {
-        let open = |(stream, list): (usize, &Vec<OpId>)| Some((stream, *list.get(self.words.word(stream) as usize)?));
-        self.communications.iter().enumerate().filter_map(open).min_by_key(|(_, op)| *op)
+        self.prepared.transport.let_go(&self.progress);
     }
 }

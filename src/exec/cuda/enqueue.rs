@@ -24,7 +24,7 @@ pub(super) fn enqueue(bound: &Bound<'_>, caller: &Stream) -> Result<()> {
     if prepared.options.poison {
         prepared.ranks.iter().try_for_each(|rank| rank.arena.fill(0xff, caller))?;
     }
-    for word in bound.told.words() {
+    for word in bound.progress.cleared() {
         // SAFETY: a word of `bound`.
         unsafe { write_value(word, 0, caller)? };
     }
@@ -101,7 +101,9 @@ fn enqueue_one(bound: &Bound<'_>, resolved: &Resolved) -> Result<()> {
         Call::LowerFlag(address) => unsafe { write_value(*address, 0, stream) },
         Call::Exchange(_) => Err(Error::Unsupported("messages that are not connected".into())),
         // SAFETY: a word of `bound`.
-        Call::Tell { address, count } => unsafe { write_value(*address, *count, stream) },
+        Call::Tell { address, place } => unsafe {
+            write_value(*address, bound.progress.count(resolved.stream, *place), stream)
+        },
         Call::Group { communicator, dtype, messages } => {
             let label = resolved.op.map_or("", |op| prepared.rank(resolved.rank).plan.label(op));
             group(&prepared.transport, *communicator, label, *dtype, messages, stream)

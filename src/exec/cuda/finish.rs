@@ -42,7 +42,7 @@ impl Bound<'_> {
             return Err(self.given_up(error));
         }
         self.state = State::Waited;
-        self.prepared.transport.ended();
+        self.prepared.transport.let_go(&self.progress);
         self.prepared.forget(&self.end);
         self.closed_gate()?;
         self.report()
@@ -94,7 +94,7 @@ impl Bound<'_> {
     /// The device failed: of which op, its driver no longer says.
     fn died(&self, error: Error, open: &OpenOps<'_, '_>) -> Error {
         let Error::Cuda { call, code, why } = error else { return error };
-        let known = match self.told.first_open() {
+        let known = match self.progress.first_open() {
             Some((_, op)) => {
                 let label = self.prepared.rank(self.prepared.first_rank()).plan.label(op);
                 format!("the first communication that has not ended is \"{label}\"")
@@ -128,7 +128,7 @@ impl Bound<'_> {
     /// Nobody is known to be lost, but the run does not end.
     fn late(&self, begin: Instant) -> Error {
         let rank = self.prepared.first_rank();
-        let Some((stream, _)) = self.told.first_open() else {
+        let Some((stream, _)) = self.progress.first_open() else {
             return timeout("run".into(), rank, "the device to finish", self.prepared.options.deadline);
         };
         let name = self.prepared.rank(rank).plan.streams.get(self.prepared.program.streams[stream].1);
@@ -152,7 +152,7 @@ impl Bound<'_> {
         if prepared.transport.agreement().is_none() {
             return error;
         }
-        let error = match (error, self.told.first_open()) {
+        let error = match (error, self.progress.first_open()) {
             (Error::Between(failure), Some((_, op))) => self.at(*failure, op),
             (error, _) => error,
         };

@@ -49,6 +49,7 @@ mod open_ops;
 mod options;
 mod prepared;
 pub mod program;
+mod progress;
 mod ranges;
 #[cfg(feature = "nccl")]
 mod rank_threads;

@@ -46,10 +46,10 @@ pub(super) enum Call {
     RaiseFlag(u64),
     #[cfg(feature = "nccl")]
     LowerFlag(u64),
-    /// Says how many communications of a stream have ended.
+    /// Says that a communication has ended: its place among those of its stream, from 1.
     Tell {
         address: u64,
-        count: u32,
+        place: u32,
     },
     External {
         call: External,
@@ -194,8 +194,8 @@ impl<'a> Resolver<'a> {
         let word = self.told.get(at.1).copied().unwrap_or(0);
         if word != 0 && self.rank(at.0).plan.comm(op).is_some() {
             self.communications[at.1].push(op);
-            let count = self.communications[at.1].len() as u32;
-            self.push(at, Some(op), Call::Tell { address: word, count });
+            let place = self.communications[at.1].len() as u32;
+            self.push(at, Some(op), Call::Tell { address: word, place });
         }
     }
 

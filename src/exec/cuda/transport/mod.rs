@@ -1,5 +1,9 @@
 //! How the communications of a prepared plan are made.
 
+use std::sync::Arc;
+
+#[cfg(feature = "nccl")]
+mod in_flight;
 #[cfg(feature = "nccl")]
 mod nccl;
 #[cfg(feature = "nccl")]
@@ -7,6 +11,7 @@ mod peer;
 
 use super::agreement::Agreement;
 use super::options::CudaOptions;
+use super::progress::Progress;
 use super::resolve::{Call, Resolved, Side};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -129,12 +134,21 @@ impl Transport {
         }
     }
 
-    /// A run has ended well.
-    pub(super) fn ended(&self) {
-        match self {
-            #[cfg(feature = "nccl")]
-            Self::Nccl(agreed) => agreed.ended(),
-            _ => {}
+    /// A run begins, of which nothing was enqueued yet.
+    pub(super) fn begin(&self, progress: &Arc<Progress>) {
+        let _run = progress.begin();
+        #[cfg(feature = "nccl")]
+        if let Self::Nccl(agreed) = self {
+            let issued = agreed.issued();
+            agreed.in_flight().begin(progress, _run, issued);
+        }
+    }
+
+    /// All runs that were begun with it have ended, or nobody waits for them any more.
+    pub(super) fn let_go(&self, _progress: &Arc<Progress>) {
+        #[cfg(feature = "nccl")]
+        if let Self::Nccl(agreed) = self {
+            agreed.in_flight().let_go(_progress);
         }
     }
 

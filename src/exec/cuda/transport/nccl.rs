@@ -6,11 +6,11 @@
 //! there.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Transport;
+use super::in_flight::InFlight;
 use crate::comm::nccl::{AbortHandle, Communicator, Config, Group};
 use crate::comm::watchdog::{Watch, Watchdog};
 use crate::error::{Error, Result};
@@ -26,6 +26,7 @@ pub struct Nccl {
     world: usize,
     family: Arc<Mutex<Family>>,
     aborts: Arc<Mutex<Vec<AbortHandle>>>,
+    in_flight: Arc<Mutex<InFlight>>,
 }
 
 struct Family {
@@ -34,20 +35,18 @@ struct Family {
     /// All groups that were split off, this rank's or not.
     known: BTreeSet<Vec<u32>>,
     /// Of the first members, in their order.
-    watches: Vec<Watched>,
-}
-
-/// A member under watch, and the number of its groups that the device is done with.
-struct Watched {
-    watch: Watch,
-    ended: Arc<AtomicU64>,
+    watches: Vec<Watch>,
 }
 
 impl Nccl {
     /// From the communicator of all ranks, whose ranks are those of the plans.
     pub fn new(world: Communicator) -> Self {
         let ranks: Vec<u32> = (0..world.world() as u32).collect();
+        let in_flight = Arc::<Mutex<InFlight>>::default();
+        let stopped = in_flight.clone();
+        world.at_failure(move || lock(&stopped).stop());
         Self {
+            in_flight,
             rank: world.rank(),
             world: world.world(),
             aborts: Arc::new(Mutex::new(vec![world.abort_handle()])),
@@ -110,27 +109,25 @@ impl Nccl {
 
     /// Has a watchdog watch all communicators that are there and not watched yet; call it again when
     /// [`Nccl::transport`] has made more. A run then fails with what the watchdog says, which names
-    /// the culprits. An op counts as ended when its run is finished, so give the watchdog a deadline
-    /// below [`CudaOptions::deadline`] and finish runs within it. What a graph replays is not on
-    /// record; lost ranks are noticed all the same.
+    /// the culprits. What an op's stream tells of its end counts, whether its run is finished or not; give
+    /// the watchdog a deadline below [`CudaOptions::deadline`]. What a graph replays is not on record;
+    /// lost ranks are noticed all the same.
     ///
     /// # Errors
     /// A communicator that is watched already.
     pub fn watch(&self, watchdog: &Watchdog) -> Result<()> {
         let family = &mut *self.family();
-        for (ranks, communicator) in &family.members[family.watches.len()..] {
+        for (index, (ranks, communicator)) in family.members.iter().enumerate().skip(family.watches.len()) {
             let members: Vec<usize> = ranks.iter().map(|&rank| rank as usize).collect();
-            let ended = Arc::new(AtomicU64::new(0));
-            let count = ended.clone();
-            let watch = communicator.watch(watchdog, &members, move || count.load(Ordering::Acquire))?;
-            family.watches.push(Watched { watch, ended });
+            let in_flight = self.in_flight.clone();
+            family.watches.push(communicator.watch(watchdog, &members, move || lock(&in_flight).ended(index))?);
         }
         Ok(())
     }
 
     /// For watchdogs: one a communicator.
     pub fn abort_handles(&self) -> Vec<AbortHandle> {
-        self.aborts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.aborts).clone()
     }
 
     fn split(&self, family: &mut Family, round: Vec<Vec<u32>>, config: &Config, deadline: Duration) -> Result<()> {
@@ -142,7 +139,7 @@ impl Nccl {
         let Some((_, parent)) = family.members.first_mut() else { return Ok(()) };
         let part = parent.split(color, key, &config, deadline)?;
         if let (Some(part), Some((_, group, _))) = (part, mine) {
-            self.aborts.lock().unwrap_or_else(PoisonError::into_inner).push(part.abort_handle());
+            lock(&self.aborts).push(part.abort_handle());
             family.members.push((group.clone(), part));
         }
         family.known.extend(round);
@@ -150,13 +147,17 @@ impl Nccl {
     }
 
     fn family(&self) -> MutexGuard<'_, Family> {
-        self.family.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.family)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Family {
     fn drop(&mut self) {
-        self.watches.iter().for_each(|watched| watched.watch.close());
+        self.watches.iter().for_each(Watch::close);
     }
 }
 
@@ -215,7 +216,7 @@ impl Agreed {
 
     pub(super) fn health(&self) -> Result<()> {
         let family = self.nccl.family();
-        family.watches.iter().try_for_each(|watched| watched.watch.check())?;
+        family.watches.iter().try_for_each(Watch::check)?;
         family.members.iter().try_for_each(|(_, communicator)| communicator.async_error())
     }
 
@@ -225,13 +226,16 @@ impl Agreed {
         if was_aborted { self.health() } else { Ok(()) }
     }
 
-    /// The device is done with all that was issued.
-    pub(super) fn ended(&self) {
+    /// Number of groups that each communicator has issued.
+    pub(super) fn issued(&self) -> Vec<u64> {
         let family = self.nccl.family();
-        for ((_, communicator), watched) in family.members.iter().zip(&family.watches) {
-            let issued = communicator.status().last(|op| op.map_or(0, |op| op.seq + 1));
-            watched.ended.store(issued, Ordering::Release);
-        }
+        let issued =
+            |(_, communicator): &(_, Communicator)| communicator.status().last(|op| op.map_or(0, |op| op.seq + 1));
+        family.members.iter().map(issued).collect()
+    }
+
+    pub(super) fn in_flight(&self) -> MutexGuard<'_, InFlight> {
+        lock(&self.nccl.in_flight)
     }
 
     pub(super) fn abort(&self, why: &str) -> Result<()> {
