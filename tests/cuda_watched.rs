@@ -117,6 +117,12 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until all ranks have come.
+fn meet(come: &AtomicUsize) {
+    come.fetch_add(1, Ordering::AcqRel);
+    wait_for("all ranks", || come.load(Ordering::Acquire) >= RANKS);
+}
+
 /// Label of the first communication of a rank's plan.
 fn first_communication(plan: &Plan) -> &str {
     plan.label(plan.op_ids().find(|op| plan.comm(*op).is_some()).unwrap())
@@ -202,29 +208,29 @@ fn an_abort_from_elsewhere_names_the_op_at_which_the_streams_stood() {
         let plans = world_plans();
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let id = Library::load(None).unwrap().unique_id().unwrap();
+        let (all_have_run, is_over) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let ends: Vec<Option<Failure>> = mock.ranks(RANKS, |rank| {
             watched(rank, &plans, &store, &id, |bound, stream, watchdog, nccl| {
-                bound.run(stream).unwrap();
-                bound.finish().unwrap();
-                let end = (rank != 1).then(|| {
-                    bound.run(stream).unwrap();
+                bound.run(stream).and_then(|()| bound.finish()).unwrap();
+                meet(&all_have_run);
+                let end = (rank == 0).then(|| {
+                    // Two, which both wait for the other ranks.
+                    bound.run(stream).and_then(|()| bound.run(stream)).unwrap();
                     let aborts = nccl.abort_handles();
-                    std::thread::spawn(move || aborts.iter().try_for_each(|abort| abort.abort("a test"))).join()
-                });
-                let end = end.map(|aborted| {
-                    aborted.unwrap().unwrap();
+                    let abort = move || aborts.iter().try_for_each(|abort| abort.abort("a test"));
+                    std::thread::spawn(abort).join().unwrap().unwrap();
                     // The streams go on, over work that was never done.
                     wait_for("the streams", || stream.is_done().unwrap());
                     between(bound.finish().map(drop).unwrap_err())
                 });
+                meet(&is_over);
                 watchdog.goodbye();
                 end
             })
         });
-        for (rank, failure) in ends.into_iter().enumerate().filter_map(|(rank, end)| Some((rank, end?))) {
-            assert_eq!(failure.op, first_communication(&plans[rank]), "{failure}");
-            assert_eq!(failure.seq, Some(plans[rank].comms.len() as u64), "{failure}");
-            assert!(failure.to_string().contains("a test"), "{failure}");
-        }
+        let failure = ends.into_iter().flatten().next().unwrap();
+        assert_eq!((failure.rank, failure.op.as_str()), (0, first_communication(&plans[0])), "{failure}");
+        assert_eq!(failure.seq, Some(plans[0].comms.len() as u64), "{failure}");
+        assert!(failure.to_string().contains("a test"), "{failure}");
     });
 }

@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::bound::{Bound, STATUS_BYTES, State};
 use super::open_ops::OpenOps;
-use super::resolve::Call;
+use super::transport::OpenOp;
 use crate::error::{Error, Failure, FailureKind, Result};
 use crate::exec::Report;
-use crate::plan::OpId;
 
 /// How long aborted work may take to leave the device.
 const ABORT_DEADLINE: Duration = Duration::from_secs(10);
@@ -95,10 +94,7 @@ impl Bound<'_> {
     fn died(&self, error: Error, open: &OpenOps<'_, '_>) -> Error {
         let Error::Cuda { call, code, why } = error else { return error };
         let known = match self.progress.first_open() {
-            Some((_, op)) => {
-                let label = self.prepared.rank(self.prepared.first_rank()).plan.label(op);
-                format!("the first communication that has not ended is \"{label}\"")
-            }
+            Some((_, first)) => format!("the first communication that has not ended is \"{}\"", first.label),
             None => match open.text() {
                 Some(list) => format!("when last asked these had not ended: {list}"),
                 None => "which op it was is not known".into(),
@@ -152,9 +148,9 @@ impl Bound<'_> {
         if prepared.transport.agreement().is_none() {
             return error;
         }
-        let error = match (error, self.progress.first_open()) {
-            (Error::Between(failure), Some((_, op))) => self.at(*failure, op),
-            (error, _) => error,
+        let error = match error {
+            Error::Between(failure) => Error::Between(Box::new(self.at(*failure))),
+            error => error,
         };
         if prepared.transport.abort(&error.to_string()).is_err() {
             return self.wedged(error);
@@ -173,21 +169,13 @@ impl Bound<'_> {
         error
     }
 
-    fn at(&self, failure: Failure, op: OpId) -> Error {
-        let rank = self.prepared.rank(self.prepared.first_rank());
-        let groups = self.calls.iter().filter_map(|resolved| match resolved.call {
-            Call::Group { communicator, .. } => Some((resolved.op, communicator)),
-            _ => None,
-        });
-        let mut groups = groups.skip_while(|(of, _)| *of != Some(op));
-        let unnamed = if self.prepared.transport.is_peer() { "peers".into() } else { failure.comm.clone() };
-        let (comm, seq) = groups.next().map_or((unnamed, None), |(_, communicator)| {
-            let later = groups.filter(|(_, other)| *other == communicator).count() as u64;
-            let (name, last) = self.prepared.transport.last_issued(communicator);
-            (name, last.and_then(|last| last.checked_sub(later)))
-        });
-        let (rank, op) = (rank.plan.rank as usize, rank.plan.label(op).to_string());
-        Error::Between(Box::new(Failure { rank, comm, seq, op, ..failure }))
+    /// The failure with the op at which this rank stands.
+    fn at(&self, failure: Failure) -> Failure {
+        let rank = self.prepared.first_rank();
+        match self.prepared.transport.first_open(&self.progress) {
+            Some(OpenOp { op, comm, seq }) => Failure { rank, comm, seq, op, ..failure },
+            None => Failure { rank, ..failure },
+        }
     }
 
     /// The device does not let go of the run.

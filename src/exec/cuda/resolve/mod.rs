@@ -7,6 +7,7 @@ use super::link::Ports;
 use super::memory::Addresses;
 use super::prepared::{External, Prepared, RankPlan};
 use super::program::{Action, Part};
+use super::progress::Communication;
 use crate::cuda::{DeviceMemory, Function, Geometry};
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -120,7 +121,7 @@ pub(super) struct Resolver<'a> {
     pub(super) calls: Vec<Resolved>,
     pub(super) timed: Vec<Timed>,
     /// Communications by stream, in order, where their ends are told.
-    pub(super) communications: Vec<Vec<OpId>>,
+    pub(super) communications: Vec<Vec<Communication>>,
     /// By rank of the world.
     pub(super) bytes_sent: Vec<u64>,
     /// Messages with ranks whose memory this one reaches, in the order of the program.
@@ -135,7 +136,7 @@ impl<'a> Resolver<'a> {
         Self {
             prepared,
             homes,
-            communications: vec![Vec::new(); told.len()],
+            communications: told.iter().map(|_| Vec::new()).collect(),
             told,
             pieces: Vec::new(),
             scratch: Vec::new(),
@@ -192,8 +193,9 @@ impl<'a> Resolver<'a> {
             self.push(at, Some(op), Call::End(timer));
         }
         let word = self.told.get(at.1).copied().unwrap_or(0);
-        if word != 0 && self.rank(at.0).plan.comm(op).is_some() {
-            self.communications[at.1].push(op);
+        let plan = &self.rank(at.0).plan;
+        if word != 0 && plan.comm(op).is_some() {
+            self.communications[at.1].push(Communication::new(op, plan.label(op)));
             let place = self.communications[at.1].len() as u32;
             self.push(at, Some(op), Call::Tell { address: word, place });
         }

@@ -10,6 +10,8 @@ pub(super) struct InFlight {
     runs: Vec<Run>,
     /// Number of groups that have ended, by communicator.
     ended: Vec<u64>,
+    /// Where the runs stood when they were about to be aborted: streams go on over aborted work.
+    stopped: Option<Option<Place>>,
 }
 
 struct Run {
@@ -18,6 +20,15 @@ struct Run {
     number: u32,
     /// Number of its first group, by communicator.
     first: Vec<u64>,
+}
+
+/// A communication that has not ended.
+#[derive(Clone)]
+pub(super) struct Place {
+    /// Of its op.
+    pub(super) label: String,
+    /// Communicator and number of its first group, if it has any here.
+    pub(super) group: Option<(usize, u64)>,
 }
 
 impl InFlight {
@@ -29,8 +40,7 @@ impl InFlight {
         if progress.is_graph() && self.runs.iter().any(is_known) {
             return;
         }
-        // A graph issues its groups when it is captured, and never again.
-        let first = if progress.is_graph() && number > 0 { Vec::new() } else { issued };
+        let first = progress.first_groups(issued);
         self.runs.push(Run { progress: progress.clone(), number, first });
     }
 
@@ -46,13 +56,22 @@ impl InFlight {
         self.ended.get(communicator).copied().unwrap_or(0)
     }
 
+    /// The first communication of all runs that has not ended, or had not when they were stopped.
+    pub(super) fn first_open(&self) -> Option<Place> {
+        self.stopped.clone().unwrap_or_else(|| self.runs.iter().find_map(Run::open))
+    }
+
     /// What is in flight is about to be aborted.
-    pub(super) fn stop(&self) {
-        self.runs.iter().for_each(|run| run.progress.stop());
+    pub(super) fn stop(&mut self) {
+        self.look();
+        self.stopped = Some(self.first_open());
     }
 
     /// A communicator ends its groups in their order: the largest number counts.
     fn look(&mut self) {
+        if self.stopped.is_some() {
+            return;
+        }
         for run in &self.runs {
             for (communicator, (ended, first)) in self.ended.iter_mut().zip(&run.first).enumerate() {
                 *ended = (*ended).max(first + run.progress.groups_ended(communicator, run.number));
@@ -60,5 +79,13 @@ impl InFlight {
         }
         // The words of a graph may be those of the run before: only who waits for its end knows.
         self.runs.retain(|run| run.progress.is_graph() || !run.progress.is_over(run.number));
+    }
+}
+
+impl Run {
+    fn open(&self) -> Option<Place> {
+        let open = self.progress.open(self.number)?;
+        let group = open.group.and_then(|(of, before)| Some((of, self.first.get(of)? + before)));
+        Some(Place { label: open.label.clone(), group })
     }
 }

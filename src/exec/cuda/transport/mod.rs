@@ -34,6 +34,13 @@ pub enum Transport {
     Peer(Joined),
 }
 
+/// A communication that has not ended: its op, its communicator, its number there.
+pub(super) struct OpenOp {
+    pub(super) op: String,
+    pub(super) comm: String,
+    pub(super) seq: Option<u64>,
+}
+
 /// The messages of what is bound, connected with the other ranks'; nothing for other transports.
 #[derive(Default)]
 pub(super) struct Wires {
@@ -101,14 +108,18 @@ impl Transport {
         }
     }
 
-    /// Name of a communicator, and number of the op that it issued last.
-    pub(super) fn last_issued(&self, _communicator: usize) -> (String, Option<u64>) {
+    /// The first communication in flight that has not ended, or had not when it was aborted; `progress`
+    /// is that of whoever asks.
+    pub(super) fn first_open(&self, _progress: &Progress) -> Option<OpenOp> {
         match self {
-            Self::Loopback => (String::new(), None),
+            Self::Loopback => None,
             #[cfg(feature = "nccl")]
-            Self::Nccl(agreed) => agreed.last_issued(_communicator),
+            Self::Nccl(agreed) => agreed.first_open(),
             #[cfg(feature = "nccl")]
-            Self::Peer(_) => (String::new(), None),
+            Self::Peer(_) => {
+                let (_, first) = _progress.first_open()?;
+                Some(OpenOp { op: first.label.clone(), comm: "peers".into(), seq: None })
+            }
         }
     }
 

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::Transport;
-use super::in_flight::InFlight;
+use super::in_flight::{InFlight, Place};
+use super::{OpenOp, Transport};
 use crate::comm::nccl::{AbortHandle, Communicator, Config, Group};
 use crate::comm::watchdog::{Watch, Watchdog};
 use crate::error::{Error, Result};
@@ -193,11 +193,12 @@ impl Agreed {
         self.nccl.family().members.iter().position(|(ranks, _)| ranks == group)
     }
 
-    pub(super) fn last_issued(&self, communicator: usize) -> (String, Option<u64>) {
+    pub(super) fn first_open(&self) -> Option<OpenOp> {
+        let Place { label, group } = self.in_flight().first_open()?;
         let family = self.nccl.family();
-        let Some((_, communicator)) = family.members.get(communicator) else { return (String::new(), None) };
-        let status = communicator.status();
-        (status.comm().to_string(), status.last(|op| op.map(|op| op.seq)))
+        let name = |(of, _): (usize, u64)| Some(family.members.get(of)?.1.status().comm().to_string());
+        let comm = group.and_then(name).unwrap_or_default();
+        Some(OpenOp { op: label, comm, seq: group.map(|(_, seq)| seq) })
     }
 
     /// One group on the communicator of that index.
