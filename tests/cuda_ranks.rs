@@ -275,6 +275,36 @@ fn an_abort_that_does_not_return_is_left_behind() {
     });
 }
 
+/// NCCL may end an abort only when all ranks of the host and all communicators of the device are aborted.
+#[test]
+fn aborts_do_not_wait_for_those_that_come_after() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let case = Case::plain(Dtype::Bf16, 8, 4, 32);
+        let inputs = layer_inputs(&case, &layer(&case, 1), &mut Rng(13));
+        let square = worlds(4).into_iter().find(|world| (world.mesh.ulysses, world.mesh.ring) == (2, 2)).unwrap();
+        let plans = plans(&case, &square, 4);
+        let mut setting = Setting::new(WAYS[0]);
+        setting.options.deadline = Duration::from_secs(3);
+        // A rank of which nothing is heard any more, and one that fails alone.
+        for fault in ["die=1:2", "fail=cuLaunchKernelEx:9=1"] {
+            mock.reset("late", 2);
+            mock.configure(&format!("abort=waits {fault}"));
+            let begin = Instant::now();
+            let error = setting.run(&plans, &inputs, 1).unwrap_err();
+            assert!(begin.elapsed() < setting.config.reaper_deadline, "{fault}: {error}");
+            match error {
+                Error::Between(failure) => assert!(matches!(failure.kind, FailureKind::Timeout { .. }), "{failure}"),
+                Error::Cuda { .. } | Error::Rank { .. } => assert!(fault.starts_with("fail"), "{error}"),
+                other => panic!("{fault}: {other}"),
+            }
+            mock.assert_clean(fault);
+            mock.configure("reset abort=returns die=-1:0");
+            assert_eq!(mock.leaks(), Vec::<String>::new(), "{fault}");
+        }
+    });
+}
+
 /// One of three ranks never runs; the others fail by their deadline, and from then on at once.
 #[test]
 fn after_a_failure_every_run_says_so_at_once() {

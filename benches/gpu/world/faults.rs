@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use seqpar::comm::nccl::{Communicator, Config, UniqueId};
+use seqpar::comm::nccl::{Communicator, Config, UniqueId, abort_all};
 use seqpar::comm::signature::agree;
 use seqpar::comm::watchdog::{Options, Presence, Watchdog};
 use seqpar::cuda::DeviceMemory;
@@ -417,8 +417,7 @@ pub(crate) fn two_rank(seat: &Seat) -> Done<Value> {
     let error = ended.map_or_else(|e| e.to_string(), |()| "none".into());
     let aborting = Instant::now();
     if error != "none" {
-        let _ = second.abort_handle().abort("a test");
-        let _ = first.abort_handle().abort("a test");
+        let _ = abort_all(&[first.abort_handle(), second.abort_handle()], "a test");
     }
     let abort_ms = aborting.elapsed().as_secs_f64() * 1e3;
     std::mem::forget((first, second, memory));

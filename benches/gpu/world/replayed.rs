@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use seqpar::comm::nccl::Config;
+use seqpar::comm::nccl::{Config, abort_all};
 use seqpar::comm::watchdog::{Options, Presence, Watchdog};
 use seqpar::exec::cuda::{CudaOptions, Nccl, prepare_rank, with_tensors};
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ pub(crate) fn replayed_rank(seat: &Seat) -> Done<Value> {
     let error = ended.map_or_else(|e| e.to_string(), |()| "none".into());
     // What the executor has begun is joined here; a second abort is none.
     let begin = Instant::now();
-    let aborted: seqpar::Result<()> = nccl.abort_handles().iter().try_for_each(|handle| handle.abort("a failure"));
+    let aborted = abort_all(&nccl.abort_handles(), "a failure");
     let abort_ms = begin.elapsed().as_secs_f64() * 1e3;
     let said = json!({
         "replays": done, "differing": differing, "error": error, "noticed_ms": noticed_ms,

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::thread::{Builder, ScopedJoinHandle};
 
 use super::failure::Fault;
 use super::member::Member;
@@ -59,4 +60,25 @@ impl AbortHandle {
     pub fn status(&self) -> &Arc<Status> {
         &self.member.status
     }
+}
+
+/// Aborts several communicators at once. One after the other would not do: an abort frees memory, which
+/// waits for every kernel on the device, those of communicators that were not aborted yet among them,
+/// and the end of a communicator may wait for those of other ranks of the host.
+///
+/// # Errors
+/// As [`AbortHandle::abort`], of the first in their order.
+pub fn abort_all(handles: &[AbortHandle], by: &str) -> Result<()> {
+    std::thread::scope(|scope| {
+        let abort = |handle| Builder::new().spawn_scoped(scope, move || AbortHandle::abort(handle, by));
+        let threads: Vec<_> = handles.iter().map(|handle| (handle, abort(handle))).collect();
+        let ended = |(handle, thread): (&AbortHandle, std::io::Result<ScopedJoinHandle<'_, Result<()>>>)| {
+            let ended = thread.ok().and_then(|thread| thread.join().ok());
+            // Where no thread was to be had: after the others.
+            ended.unwrap_or_else(|| handle.abort(by))
+        };
+        // All of them, though one may not return.
+        let ended: Vec<Result<()>> = threads.into_iter().map(ended).collect();
+        ended.into_iter().collect()
+    })
 }

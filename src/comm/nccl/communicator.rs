@@ -133,7 +133,7 @@ impl Communicator {
 
     /// Has `listener` called once, at the first failure of this communicator or one of its family, on
     /// whatever thread that is, and before anything in flight is aborted for it. It must not block,
-    /// and must not call the family. The first listener of a family stays.
+    /// and must not call the family.
     pub fn at_failure(&self, listener: impl Fn() + Send + Sync + 'static) {
         self.member.family.listen(Box::new(listener));
     }

@@ -1,6 +1,6 @@
 //! What communicators that were split from one another share: the first failure of any.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::failure::Fault;
 use crate::error::{Failure, FailureKind};
@@ -12,26 +12,25 @@ type Listener = Box<dyn Fn() + Send + Sync>;
 pub(super) struct Family {
     first: OnceLock<Failure>,
     stuck: OnceLock<Failure>,
-    listener: OnceLock<Listener>,
+    listeners: Mutex<Vec<Listener>>,
     told: OnceLock<()>,
 }
 
 impl Family {
-    /// Keeps the first failure. Whoever aborts poisons before: when this returns, the listener knows,
-    /// and nothing was aborted before it did.
+    /// Keeps the first failure. Whoever aborts poisons before: when this returns, the listeners know,
+    /// and nothing was aborted before they did.
     pub(super) fn poison(&self, failure: &Failure) {
         let _ = self.first.set(failure.clone());
-        self.told.get_or_init(|| {
-            if let Some(listener) = self.listener.get() {
-                listener();
-            }
-        });
+        self.told.get_or_init(|| self.listeners().iter().for_each(|listener| listener()));
     }
 
-    /// Has `listener` told of the first failure, before anything is aborted; it must not block, and
-    /// must not touch the family. The first listener stays.
+    /// Has `listener` told of the first failure, before anything is aborted.
     pub(super) fn listen(&self, listener: Listener) {
-        let _ = self.listener.set(listener);
+        self.listeners().push(listener);
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<Listener>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a call says that comes after the first failure.

@@ -39,7 +39,7 @@ mod status;
 mod unique_id;
 mod watched;
 
-pub use abort::AbortHandle;
+pub use abort::{AbortHandle, abort_all};
 pub use communicator::Communicator;
 pub use config::{Config, CtaPolicy};
 pub use group::Group;

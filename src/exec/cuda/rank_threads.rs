@@ -2,7 +2,7 @@
 //! NCCL where no launcher is wanted, for tests, examples and one machine.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::kernels::Kernels;
@@ -10,7 +10,7 @@ use super::options::CudaOptions;
 use super::prepared::prepare_rank_lowered;
 use super::tensors::{Outputs, check_names, gathered, run_local};
 use super::transport::Nccl;
-use crate::comm::nccl::{AbortHandle, Communicator, Config, Library, UniqueId};
+use crate::comm::nccl::{AbortHandle, Communicator, Config, Library, UniqueId, abort_all};
 use crate::cuda::Context;
 use crate::error::{Error, FailureKind, Result};
 use crate::exec::{HostTensor, Report};
@@ -75,10 +75,11 @@ impl RankThreads<'_> {
             let context = Context::primary(self.devices[rank])?;
             let kernels = (self.kernels)(&context)?;
             Ok(Mutex::new(Some((held, context, kernels))))
-        })?;
+        });
+        let devices: Vec<_> = devices.into_iter().collect::<Result<_>>()?;
         let id = self.library.unique_id()?;
-        let failed = Failed::default();
-        let done = each(world, |rank| {
+        let failed = Arc::<Failed>::default();
+        let run = |rank: usize| {
             let ready = devices[rank].lock().unwrap_or_else(PoisonError::into_inner).take();
             let (mut held, context, kernels) =
                 ready.ok_or_else(|| Error::Unsupported("a rank that ran before".into()))?;
@@ -87,17 +88,31 @@ impl RankThreads<'_> {
             let mut family = None;
             let inputs = Inputs { plans, lowered: &lowered[rank], tensors: inputs, times };
             let result = self.run_rank((context, kernels), &id, rank, &inputs, &failed, &mut family);
-            // Aborted while the context is held: a drop would do it behind our back.
-            let result = result.map_err(|error| failed.by(error));
             std::mem::forget(guard);
+            if result.is_err() {
+                failed.by(rank);
+                // Aborted while the context is held: a drop would do it behind our back.
+                if let Some(Err(stuck)) = family.map(|nccl| abort_all(&nccl.abort_handles(), "its rank has failed")) {
+                    log::error!("{stuck}");
+                }
+            }
             if let Err(Error::Between(failure)) = &result
                 && matches!(failure.kind, FailureKind::Unrecoverable { .. })
             {
                 held.leave();
             }
             result
-        });
-        let done = done.map_err(|error| failed.first().unwrap_or(error))?;
+        };
+        let mut done = std::thread::scope(|scope| {
+            let abort = std::thread::Builder::new().name("abort".into()).spawn_scoped(scope, || failed.abort_all());
+            let done = abort.map(|_| each(world, run)).map_err(|error| no_thread(0, &error));
+            failed.over();
+            done
+        })?;
+        if let Some(first) = failed.first().filter(|&first| done[first].is_err()) {
+            done.swap(0, first);
+        }
+        let done = done.into_iter().collect::<Result<Vec<_>>>()?;
         let (outputs, reports): (Vec<Outputs>, Vec<Report>) = done.into_iter().unzip();
         let outputs: Outputs = outputs.into_iter().flatten().collect();
         Ok((gathered(&buffers, &outputs)?, merged(reports)))
@@ -109,15 +124,17 @@ impl RankThreads<'_> {
         id: &UniqueId,
         rank: usize,
         inputs: &Inputs<'_>,
-        failed: &Failed,
+        failed: &Arc<Failed>,
         family: &mut Option<Nccl>,
     ) -> Result<(Outputs, Report)> {
         let Inputs { plans, lowered, tensors, times } = *inputs;
-        let nccl = Nccl::new(Communicator::new(self.library, id, rank, plans.len(), self.config, self.deadline)?);
-        let nccl = family.insert(nccl);
-        failed.watch(nccl.abort_handles())?;
+        let world = Communicator::new(self.library, id, rank, plans.len(), self.config, self.deadline)?;
+        let told = failed.clone();
+        world.at_failure(move || told.by(rank));
+        let nccl = family.insert(Nccl::new(world));
+        failed.watch(nccl.abort_handles());
         let transport = nccl.transport(plans, self.native_sums, self.config, self.deadline)?;
-        failed.watch(nccl.abort_handles())?;
+        failed.watch(nccl.abort_handles());
         let (plan, options) = (plans[rank].clone(), self.options.clone());
         let prepared = prepare_rank_lowered(context, kernels, plan, lowered.clone(), transport, options)?;
         let done = run_local(&prepared, tensors, times)?;
@@ -136,57 +153,83 @@ struct Inputs<'a> {
 }
 
 /// Runs `work` for every rank on a thread of its own; all have ended when it returns.
-fn each<T: Send>(ranks: usize, work: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+fn each<T: Send>(ranks: usize, work: impl Fn(usize) -> Result<T> + Sync) -> Vec<Result<T>> {
     std::thread::scope(|scope| {
         let work = &work;
-        let mut threads = Vec::new();
-        for rank in 0..ranks {
+        let start = |rank: usize| {
             let thread = std::thread::Builder::new().name(format!("rank {rank}"));
-            threads.push(thread.spawn_scoped(scope, move || work(rank)).map_err(|error| Error::Rank {
-                rank,
-                op: "start".into(),
-                why: format!("no thread for a rank: {error}; use fewer ranks"),
-            }));
-        }
+            thread.spawn_scoped(scope, move || work(rank)).map_err(|error| no_thread(rank, &error))
+        };
+        let threads: Vec<_> = (0..ranks).map(start).collect();
         let join = |(rank, thread): (usize, Result<std::thread::ScopedJoinHandle<'_, Result<T>>>)| {
             let panicked = || Error::Rank { rank, op: "run".into(), why: "its thread panicked".into() };
             thread?.join().unwrap_or_else(|_| Err(panicked()))
         };
-        let results: Vec<Result<T>> = threads.into_iter().enumerate().map(join).collect();
-        results.into_iter().collect()
+        threads.into_iter().enumerate().map(join).collect()
     })
 }
 
-/// The first failure of any rank, and how to end the others.
+fn no_thread(rank: usize, error: &std::io::Error) -> Error {
+    Error::Rank { rank, op: "start".into(), why: format!("no thread for a rank: {error}; use fewer ranks") }
+}
+
+/// The first rank that failed, and how to end the others.
 #[derive(Default)]
 struct Failed {
-    first: Mutex<Option<Error>>,
-    handles: Mutex<Vec<AbortHandle>>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    first: Option<usize>,
+    /// Of ranks under way.
+    handles: Vec<AbortHandle>,
+    is_over: bool,
 }
 
 impl Failed {
-    fn first(&self) -> Option<Error> {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn first(&self) -> Option<usize> {
+        self.state().first
     }
 
     /// Has these aborted when a rank fails.
-    fn watch(&self, handles: Vec<AbortHandle>) -> Result<()> {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner).extend(handles);
-        self.first().map_or(Ok(()), Err)
+    fn watch(&self, handles: Vec<AbortHandle>) {
+        self.state().handles.extend(handles);
+        self.changed.notify_all();
     }
 
-    fn by(&self, error: Error) -> Error {
-        let first = {
-            let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert(error.clone()).clone()
-        };
-        let handles: Vec<AbortHandle> = self.handles.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for handle in handles {
-            if let Err(stuck) = handle.abort(&first.to_string()) {
+    /// A rank has failed, and may wait in its own abort for the others to be aborted too.
+    fn by(&self, rank: usize) {
+        self.state().first.get_or_insert(rank);
+        self.changed.notify_all();
+    }
+
+    fn over(&self) {
+        self.state().is_over = true;
+        self.changed.notify_all();
+    }
+
+    /// Aborts all ranks once one has failed, until all are over.
+    fn abort_all(&self) {
+        let mut state = self.state();
+        while !state.is_over {
+            let handles = if state.first.is_some() { std::mem::take(&mut state.handles) } else { Vec::new() };
+            if handles.is_empty() {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let why = format!("rank {} has failed", state.first.unwrap_or_default());
+            drop(state);
+            if let Err(stuck) = abort_all(&handles, &why) {
                 log::error!("{stuck}");
             }
+            state = self.state();
         }
-        error
     }
 }
 
@@ -198,8 +241,7 @@ struct Guard<'a> {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        let why = "its thread panicked".to_string();
-        self.failed.by(Error::Rank { rank: self.rank, op: "run".into(), why });
+        self.failed.by(self.rank);
     }
 }
 

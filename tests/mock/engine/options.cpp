@@ -43,6 +43,7 @@ bool Options::apply(const std::string& word) {
   if (key == "nccl_version") return nccl_version = static_cast<int>(number), true;
   if (key == "in_progress") return in_progress = atoi(value.c_str()), true;
   if (key == "windows") return windows = number != 0, true;
+  if (key == "abort") return abort_waits = value == "waits", value == "waits" || value == "returns";
   if (key == "hang") return hang = value, true;
   if (key == "host") return host_threads = value == "thread", value == "thread" || value == "one";
   if (key == "mode") {

@@ -49,6 +49,7 @@ struct Options {
   int nccl_version = 22809;
   int in_progress = -1;       // polls until a non-blocking call of NCCL is done; -1: drawn from the seed
   bool windows = true;        // whether NCCL's windows are supported
+  bool abort_waits = false;   // an abort ends with those of other ranks, and after the kernels of its device
   RankFaults ranks;
   std::string hang;  // NAME:NTH, a call that does not return while this is set
   // By the name of a call, or "run.LABEL" for an operation: which occurrence fails, and how.

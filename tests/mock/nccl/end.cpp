@@ -1,4 +1,6 @@
 // Where communicators go.
+#include <algorithm>
+
 #include "communicator.h"
 
 using namespace mock;
@@ -9,6 +11,18 @@ void give_up(NcclCall& call, ncclComm_t comm) {
   comm->alive = false;
   comm->pending.reset();
   call.engine.changed();
+}
+
+// What a communicator frees waits for the kernels of its device, its proxy for those of other ranks.
+bool let_go(ncclComm_t comm) {
+  for (ncclComm_t member : comm->clique->members) {
+    if (member && member->alive && !member->life->dead) return false;
+  }
+  return std::none_of(objects().begin(), objects().end(), [comm](Object* object) {
+    if (object->kind != ncclComm::kKind || !object->alive) return false;
+    const auto& other = *static_cast<ncclComm_t>(object);
+    return other.device == comm->device && other.last && other.last->state != State::kDone;
+  });
 }
 
 }  // namespace
@@ -53,6 +67,9 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
   NCCL_ALIVE(comm);
   comm->released = true;
   give_up(call, comm);
+  if (call.engine.options.abort_waits) {
+    call.engine.await(call.lock, [comm] { return let_go(comm); }, [] { return "the aborts of other communicators"; });
+  }
   return call.end(ncclSuccess);
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::in_flight::{InFlight, Place};
 use super::{OpenOp, Transport};
-use crate::comm::nccl::{AbortHandle, Communicator, Config, Group};
+use crate::comm::nccl::{AbortHandle, Communicator, Config, Group, abort_all};
 use crate::comm::watchdog::{Watch, Watchdog};
 use crate::error::{Error, Result};
 use crate::exec::cuda::agreement::Agreement;
@@ -240,9 +240,7 @@ impl Agreed {
     }
 
     pub(super) fn abort(&self, why: &str) -> Result<()> {
-        // All of them, though one may not return.
-        let ended: Vec<Result<()>> = self.nccl.abort_handles().iter().map(|handle| handle.abort(why)).collect();
-        ended.into_iter().collect()
+        abort_all(&self.nccl.abort_handles(), why)
     }
 }
 
