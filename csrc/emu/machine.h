@@ -27,7 +27,7 @@ constexpr uint32_t kSharedLimit = 227 * 1024;
 constexpr uint32_t kSharedRedZone = 64 * 1024;
 constexpr int kOtherAgents = 384;  // beside the threads and their cp.async
 
-enum class State : uint8_t { kReady, kCollective, kBarrier, kMbarrier, kPolling, kWgmma, kRegisters, kExited };
+enum class State : uint8_t { kReady, kCollective, kBarrier, kMbarrier, kPolling, kWgmma, kRegisters, kBehind, kExited };
 
 struct CopyOp {  // cp.async
   uint32_t dst;
@@ -70,6 +70,11 @@ struct WgmmaOp {
   float* d[32];
   uint32_t a[32][4];
 };
+struct Fragment {  // of A, in registers of one warp while instructions read them
+  uint32_t values[32][4];
+  uint32_t* lanes[32];
+  int in_flight;
+};
 // Snapshots with which the reads of one operation of a warpgroup were checked.
 struct WgmmaChecked {
   uint64_t op = ~0ull;
@@ -96,6 +101,7 @@ struct Warp {
   uint32_t committed = 0, retired = 0;
   uint64_t issued = 0;
   std::map<float*, std::shared_ptr<Accumulator>> accumulators;
+  std::map<const uint32_t*, Fragment> fragments;
   uint32_t fences = 0, waits = 0;
 };
 
@@ -191,6 +197,7 @@ struct Launch {
   Random random;
   void* main_stack_pointer = nullptr;
   int polling = 0;        // threads in State::kPolling
+  std::vector<Thread*> behind;
   uint64_t progress = 0;  // operations that others can see
   uint64_t now_ns = 0;
   uint64_t switches = 0;
@@ -215,6 +222,8 @@ inline Thread* current() { return static_cast<Thread*>(current_thread); }
 void block_on(Thread& thread, State state);
 void wake(Thread& thread);
 void maybe_switch(Thread& thread);
+// Perhaps a lane goes on only when nothing else can happen.
+void maybe_fall_behind(Thread& thread);
 void run_launch(Launch& launch);
 
 // warp.cpp

@@ -136,6 +136,7 @@ bool mbar_try_wait(uint32_t address, uint32_t parity) {
   EMU_SITE();
   Thread& thread = *current();
   Launch& launch = *thread.block->launch;
+  maybe_fall_behind(thread);
   Mbarrier* barrier = find_mbarrier(thread, address, "mbarrier.try_wait");
   if (!barrier) {
     block_on(thread, State::kMbarrier);  // for ever: the report names it
@@ -162,6 +163,7 @@ bool mbar_try_wait(uint32_t address, uint32_t parity) {
 bool mbar_test_wait(uint32_t address, uint32_t parity) {
   EMU_SITE();
   Thread& thread = *current();
+  maybe_fall_behind(thread);
   Mbarrier* barrier = find_mbarrier(thread, address, "mbarrier.test_wait");
   if (!barrier) return true;
   const auto index = barrier - thread.block->mbarriers.data();

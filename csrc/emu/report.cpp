@@ -37,6 +37,7 @@ const char* state_name(State state) {
     case State::kPolling: return "a flag in global memory";
     case State::kWgmma: return "wgmma.wait_group (a warp of the warpgroup did not commit)";
     case State::kRegisters: return "setmaxnreg.inc (no registers are free)";
+    case State::kBehind: return "its turn";
     case State::kExited: return "exited";
   }
   return "?";

@@ -1,5 +1,6 @@
 // Which thread runs next. A warp's lanes run one after the other in an order drawn from the seed;
-// whenever an operation becomes visible to others, another warp may take over.
+// whenever an operation becomes visible to others, another warp may take over. A lane may fall far
+// behind its warp where it looks at a phase: that it has looked is known to no clock.
 #include <algorithm>
 #include <cstdlib>
 
@@ -19,6 +20,7 @@ namespace {
 
 constexpr int kIdleRounds = 4000;  // polls without any progress before it counts as a deadlock
 constexpr uint64_t kIdleStepNs = 1'000'000;
+constexpr uint32_t kFallsBehind = 256;  // one wait of so many
 
 Thread* next_lane(Warp& warp) {
   uint32_t ready = warp.ready;
@@ -72,6 +74,12 @@ bool advance(Launch& launch, int& idle, uint64_t& seen_progress) {
     current_thread = nullptr;
     return true;
   }
+  if (!launch.behind.empty()) {
+    std::swap(launch.behind[launch.random.below(static_cast<uint32_t>(launch.behind.size()))], launch.behind.back());
+    wake(*launch.behind.back());
+    launch.behind.pop_back();
+    return true;
+  }
   if (launch.options.external && launch.options.external(launch.options.context)) {
     wake_pollers(launch);
     idle = 0;
@@ -108,6 +116,13 @@ void maybe_switch(Thread& thread) {
   if (launch.options.order != EMU_ORDER_RANDOM || !launch.random.one_in(8)) return;
   if (launch.options.async == EMU_ASYNC_RANDOM) land_random(*thread.block);
   if (Thread* next = next_thread(launch)) switch_from(thread, next);
+}
+
+void maybe_fall_behind(Thread& thread) {
+  Launch& launch = *thread.block->launch;
+  if (launch.options.order != EMU_ORDER_RANDOM || !launch.random.one_in(kFallsBehind)) return;
+  launch.behind.push_back(&thread);
+  block_on(thread, State::kBehind);
 }
 
 void fiber_main() {

@@ -1,6 +1,8 @@
 // Warpgroup multiplies. The four warps of a warpgroup issue the same operations; a group of them
 // is executed when the warpgroup waits for it (or, at once, when it is committed). Until then the
-// accumulators hold NaN and the operands in shared memory must stay as they are.
+// accumulators and the registers of A hold NaN, and the operands in shared memory must stay as they
+// are.
+#include <algorithm>
 #include <cstring>
 
 #include "machine.h"
@@ -169,6 +171,32 @@ bool all_committed(const Block& block, int warpgroup, uint32_t groups) {
   return true;
 }
 
+// Registers of A are the instructions' until the last of them is waited for.
+void take_fragment(Warp& warp, const Collective& met, WgmmaOp& op) {
+  Fragment& fragment = warp.fragments[op.op.a];
+  if (fragment.in_flight++ == 0) {
+    for (int lane = 0; lane < 32; lane++) {
+      fragment.lanes[lane] = const_cast<uint32_t*>(static_cast<Wgmma*>(met.argument[lane])->a);
+      memcpy(fragment.values[lane], fragment.lanes[lane], sizeof fragment.values[lane]);
+      std::fill_n(fragment.lanes[lane], 4, kPoison);
+    }
+  }
+  memcpy(op.a, fragment.values, sizeof op.a);
+}
+
+void give_back_fragment(Warp& warp, const WgmmaOp& op) {
+  Fragment& fragment = warp.fragments[op.op.a];
+  if (--fragment.in_flight) return;
+  for (int lane = 0; lane < 32; lane++) {
+    uint32_t* a = fragment.lanes[lane];
+    if (std::any_of(a, a + 4, [](uint32_t bits) { return bits != kPoison; })) {
+      error("wgmma: registers of A were written while an instruction read them");
+      continue;
+    }
+    memcpy(a, fragment.values[lane], sizeof fragment.values[lane]);
+  }
+}
+
 void issue(Warp& warp, const Collective& met) {
   Block& block = *warp.block;
   const int group = warp.id / 4;
@@ -182,7 +210,6 @@ void issue(Warp& warp, const Collective& met) {
     auto& own = *static_cast<Wgmma*>(met.argument[lane]);
     op.op = own;
     op.d[lane] = own.d;
-    if (own.a) memcpy(op.a[lane], own.a, sizeof op.a[lane]);
   }
   check_descriptor(op.op.b_descriptor);
   if (!op.op.a) check_descriptor(op.op.a_descriptor);
@@ -203,6 +230,7 @@ void issue(Warp& warp, const Collective& met) {
     }
   }
   slot->in_flight++;
+  if (op.op.a) take_fragment(warp, met, op);
   if (block.wgmma_agent[group] < 0) block.wgmma_agent[group] = new_agent(block);
   record_reads(warp, op);
   warp.open.push_back(op);
@@ -260,6 +288,7 @@ void wgmma_wait(int n) {
     warp.groups.pop_front();
     warp.retired++;
     for (WgmmaOp& op : ops) {
+      if (op.op.a) give_back_fragment(warp, op);
       Accumulator& acc = *warp.accumulators[op.d[0]];
       if (--acc.in_flight) continue;
       for (int lane = 0; lane < 32; lane++) {

@@ -158,6 +158,22 @@ fn many_tiles_without_keys() {
     }
 }
 
+/// No lane of the masking warp may miss a phase of the keys, which pass on before their mask is there.
+#[test]
+fn many_masked_tiles() {
+    let mut rng = fresh("attention sm90 masked tiles");
+    let spec = Attention { heads: 12, kv_heads: 12, key_mask: true, ..plain(Dtype::Bf16, 72, 9, &[230]) };
+    let kernel = Kernel::Attention(spec);
+    let inputs = random_operands(&kernel, &mut rng);
+    let mut first: Option<Vec<Values>> = None;
+    for seed in 0..4 {
+        let device = cuda::Device { arch: Arch::Sm90, sms: 1 };
+        let how = How { row_tile: Some(64), device, ..How::seeded(Arch::Sm90, rng.next() % 1000 + seed) };
+        let got = emulate(&kernel, &inputs, &how);
+        assert_all_same("schedules", &kernel, &got, first.get_or_insert_with(|| got.clone()));
+    }
+}
+
 #[test]
 fn a_real_head_and_the_bytes_of_shared_memory() {
     let mut rng = fresh("attention sm90 real head");

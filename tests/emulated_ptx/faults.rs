@@ -85,6 +85,17 @@ fn transaction_barriers() {
     expect(&Probe { out_words: 32, ..Probe::new("lane_waits", 64) }, &[(1, "RAW race at shared|uninitialised shared")]);
 }
 
+/// A lane falls behind in random schedules only: it has not seen a phase when the next but one begins.
+#[test]
+fn a_lane_that_misses_a_phase() {
+    let ring = Probe { out_words: 1, ..Probe::new("ring", 64) };
+    for options in (0..8).map(Options::seeded) {
+        let said = |probe: &Probe| probe.run(&options).outcome.messages.join("\n");
+        assert_eq!(said(&ring), "", "{options:?}");
+        assert!(said(&ring.faulty(1)).contains("DEADLOCK"), "{options:?}");
+    }
+}
+
 #[test]
 fn matrices() {
     let load =

@@ -123,6 +123,14 @@ fn multiplies() {
             (12, "race at shared|uninitialised shared"),
         ],
     );
-    expect(&probe(4, 2), &[(2, "no wgmma.fence"), (1, "missing fence.proxy.async"), (4, "race at shared")]);
+    expect(
+        &probe(4, 2),
+        &[
+            (2, "no wgmma.fence"),
+            (1, "missing fence.proxy.async"),
+            (4, "race at shared"),
+            (13, "registers of A were written while an instruction read them"),
+        ],
+    );
     expect(&probe(3, 1), &[(12, "race at shared|uninitialised shared"), (6, "does not start at a boundary")]);
 }

@@ -21,6 +21,8 @@ pub struct How {
     pub options: Options,
     /// Operands are boxes inside larger buffers.
     pub strided: bool,
+    /// The rows of this operand begin anywhere.
+    pub ragged: Option<&'static str>,
     /// Operands are cut into several tensors along dimension 1, at places drawn from this seed.
     pub split: Option<u64>,
     /// The first operand has the memory of the second.
@@ -39,6 +41,7 @@ impl How {
             device,
             options: Options::seeded(seed),
             strided: false,
+            ragged: None,
             split: None,
             alias: None,
             twice: false,
@@ -79,8 +82,7 @@ pub fn emulate_outcome(
         let parts = if cuts { cut(values, &mut rng) } else { vec![values.clone()] };
         // Operands have different strides, so that none can stand for another's. Kernels want rows at
         // multiples of 16 bytes, except for what ends a linear layer.
-        let ragged = matches!(kernel, Kernel::Gemm(_)) && ["residual", "gate"].contains(&spec.name);
-        let gap = if how.strided { 8 * (1 + i % 4) + usize::from(ragged) } else { 0 };
+        let gap = if how.strided { 8 * (1 + i % 4) } else { 0 } + usize::from(how.ragged == Some(spec.name));
         stored.push(parts.iter().map(|part| Stored::with_gap(&device, part, gap, spec.name, poisoned)).collect());
     }
     let mut views: Vec<Vec<TensorView>> =

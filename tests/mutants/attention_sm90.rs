@@ -11,7 +11,11 @@ pub const SM90: Family = Family {
         ("emulated", &["attention::samples_are_alone", "attention::uniform_weights_and_empty_rows"]),
         (
             "emulated",
-            &["attention_sm90::many_tiles_without_keys", "attention_sm90::masks_and_shorter_segments_are_the_same"],
+            &[
+                "attention_sm90::many_tiles_without_keys",
+                "attention_sm90::many_masked_tiles",
+                "attention_sm90::masks_and_shorter_segments_are_the_same",
+            ],
         ),
         (
             "emulated",
@@ -125,7 +129,7 @@ pub const MUTANTS: &[Mutant] = &[
     k("the masking warp gives keys back before all lanes have seen them", "      __syncwarp();\n      if (lane == 0) ptx::mbar_arrive(shared.k_empty", "      if (lane == 0) ptx::mbar_arrive(shared.k_empty"),
     k("outputs are rescaled before their multiplication is done", "        ptx::wgmma_wait<0>();\n        release(shared.v_empty(done.slot));\n        rescale_rows(o, factor);", "        rescale_rows(o, factor);\n        ptx::wgmma_wait<0>();\n        release(shared.v_empty(done.slot));"),
     k("outputs are not rescaled", "        rescale_rows(o, factor);\n", ""),
-    k("weights are packed while they multiply", "        ptx::wgmma_wait<0>();\n        release(shared.v_empty(done.slot));\n        rescale_rows(o, factor);\n        pack_weights(type, scores, weights);", "        pack_weights(type, scores, weights);\n        ptx::wgmma_wait<0>();\n        release(shared.v_empty(done.slot));\n        rescale_rows(o, factor);").survives("the emulation takes registers of A when wgmma is issued and does not see them change in flight"),
+    k("weights are packed while they multiply", "        ptx::wgmma_wait<0>();\n        release(shared.v_empty(done.slot));\n        rescale_rows(o, factor);\n        pack_weights(type, scores, weights);", "        pack_weights(type, scores, weights);\n        ptx::wgmma_wait<0>();\n        release(shared.v_empty(done.slot));\n        rescale_rows(o, factor);"),
     k("warpgroups share their queries", "issue_scores<kDim, kRows>(type, scores, shared.q(), 64 * group, shared.k(ring.slot));\n        ptx", "issue_scores<kDim, kRows>(type, scores, shared.q(), 0, shared.k(ring.slot));\n        ptx"),
     k("warpgroups share their rows", "tile.first_row + 64 * group + 16 * warp", "tile.first_row + 16 * warp"),
     k("nobody begins the turns", "if (kOn && group == Variant::kWarpgroups - 1) ptx::bar_arrive", "if (false) ptx::bar_arrive"),

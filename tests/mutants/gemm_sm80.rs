@@ -43,6 +43,7 @@ pub const EPILOGUE: Family = Family {
     tests: &[(
         "emulated",
         &[
+            "gemm::one_ragged_operand_changes_no_bit",
             "gemm::every_epilogue_equals_float64",
             "gemm::the_output_may_be_the_residual",
             "gemm::heads_of_any_width_equal_plain_columns",

@@ -1,6 +1,7 @@
 //! Breaks a copy of the sources in one place, builds it, and has the real tests judge it.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -9,8 +10,12 @@ use std::time::{Duration, Instant};
 use crate::emulation::build;
 use crate::mutant::{Change, Family, Mutant, Narrow};
 
-/// Longer than the slowest test on a busy machine by far; a broken kernel may poll for ever.
-const LIMIT: Duration = Duration::from_secs(240);
+/// Longer than the slowest test by far; a broken kernel may poll for ever. Of the processor, since a
+/// busy machine must not look like a broken kernel.
+const CPU_LIMIT_S: u64 = 240;
+/// For a test that sleeps.
+const LIMIT: Duration = Duration::from_secs(3600);
+const SIGXCPU: i32 = 24;
 /// The tests draw sizes and schedules from this, so that a result can be repeated.
 const SEED: &str = "1";
 
@@ -149,7 +154,8 @@ impl Tree {
         let chosen = narrow.and_then(|narrow| narrow.tests).unwrap_or(family.tests);
         let tests = chosen.iter().flat_map(|(binary, tests)| tests.iter().map(move |test| (binary, test)));
         Ok(tests.into_iter().find_map(|(binary, test)| {
-            let mut command = Command::new(binaries.path(binary));
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("ulimit -S -t {CPU_LIMIT_S}; exec \"$0\" \"$@\"")]).arg(binaries.path(binary));
             command.args([test, "--exact", "--test-threads", "1", "--nocapture"]);
             family.arch.map(|arch| command.env("SEQPAR_ARCH", arch));
             narrow.map(|narrow| command.env(narrow.set.0, narrow.set.1));
@@ -179,6 +185,9 @@ impl Tree {
             std::thread::sleep(Duration::from_millis(5));
         };
         let text = String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned();
+        if status.signal() == Some(SIGXCPU) {
+            return Some(format!("no end within {CPU_LIMIT_S} s"));
+        }
         if status.success() {
             assert!(text.contains("1 passed"), "{command:?}: no such test");
             return None;

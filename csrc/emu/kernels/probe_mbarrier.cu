@@ -40,6 +40,36 @@ PROBE(test_wait, 64) {
   p.out[i] = v;
 }
 
+// Words go through two places from one warp to the other, whose first lane gives a place back for all.
+PROBE(ring, 64) {
+  SMEM_EXTERN(window);
+  const uint32_t bar = ptx::smem_u32(window);
+  auto* words = reinterpret_cast<uint32_t*>(window + 128);
+  const auto full = [=](int slot) { return bar + 8 * slot; };
+  const auto empty = [=](int slot) { return bar + 16 + 8 * slot; };
+  const int lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) {
+    for (int slot = 0; slot < 2; slot++) ptx::mbar_init(full(slot), 1), ptx::mbar_init(empty(slot), 1);
+  }
+  __syncthreads();
+  RingSlot at;
+  uint32_t sum = 0;
+  for (int round = 0; round < 64; round++) {
+    if (threadIdx.x == 0) {
+      mbar_wait(empty(at.slot), at.parity ^ 1);
+      words[at.slot] = p.in[round];
+      ptx::mbar_arrive(full(at.slot));
+    } else if (threadIdx.x >= 32) {
+      mbar_wait(full(at.slot), at.parity);
+      if (lane == 0) sum += words[at.slot];
+      if (p.fault != 1) __syncwarp();
+      if (lane == 0) ptx::mbar_arrive(empty(at.slot));
+    }
+    advance<2>(at);
+  }
+  if (threadIdx.x == 32) p.out[0] = sum;
+}
+
 // One lane waits and passes on to its warp.
 PROBE(lane_waits, 64) {
   SMEM_EXTERN(window);
