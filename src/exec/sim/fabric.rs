@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::Transport;
 use super::machine::Gpu;
 use super::method::{self, Layout, Method};
-use super::program::{Exchange, Message, Seat, Seats};
+use super::program::{Exchange, Message, Seat};
 use super::queue::{Lane, Queue, What, ns};
 use super::share::{Flow, Ports};
 use crate::plan::CommKind;
@@ -65,15 +65,15 @@ struct Gathering {
 }
 
 impl Fabric {
-    pub(super) fn new(gpu: &Gpu, transport: Transport, seats: Seats) -> Self {
-        let group = |seat: Seat, group: &[u32]| {
+    pub(super) fn new(gpu: &Gpu, transport: Transport, seats: &[Seat]) -> Self {
+        let group = |seat: &Seat, group: &[u32]| {
             let mut ranks: Vec<u32> = group.iter().map(|&rank| seat.rank(rank)).collect();
             ranks.sort_unstable();
             (Layout::of(gpu, &ranks), ranks.first().copied().unwrap_or(0))
         };
-        let groups = |seat: Seat| seat.program.groups.iter().map(|of| group(seat, of)).collect();
+        let groups = |seat: &Seat| seat.program.groups.iter().map(|of| group(seat, of)).collect();
         Self {
-            ports: Ports::new(gpu, seats.world),
+            ports: Ports::new(gpu, seats.len()),
             groups: seats.iter().map(groups).collect(),
             open: seats.iter().map(|seat| vec![0; seat.program.lowered.streams.len()]).collect(),
             halves: HashMap::new(),
