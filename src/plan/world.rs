@@ -75,7 +75,8 @@ type Message = (u32, u32, u32, usize);
 
 fn counts_agree(plans: &[Member], tags: &Tags) -> Result<()> {
     let (mut sent, mut received) = (Vec::new(), Vec::new());
-    let mut numbers = HashMap::new();
+    // By peer as a plan names it: messages of one op to it and from it so far.
+    let mut numbers = vec![[0; 2]; plans.len()];
     for shared in &tags.shared {
         sent.clear();
         received.clear();
@@ -114,11 +115,10 @@ fn list_messages(
     plan: Member,
     comm: &Exchange,
     shared: &Shared,
-    numbers: &mut HashMap<(Direction, u32), u32>,
+    numbers: &mut [[u32; 2]],
     sent: &mut Vec<Message>,
     received: &mut Vec<Message>,
 ) {
-    numbers.clear();
     for message in plan.outline.messages(comm) {
         let elems = message.elems;
         if comm.kind.reduces() && message.direction == Direction::Recv {
@@ -126,13 +126,14 @@ fn list_messages(
             received.extend(shared.ranks.iter().map(|&from| (from, plan.rank(), 0, elems)));
             continue;
         }
-        let number = numbers.entry((message.direction, message.peer)).or_insert(0);
+        let number = &mut numbers[message.peer as usize][usize::from(message.direction == Direction::Recv)];
         match message.direction {
             Direction::Send => sent.push((plan.rank(), plan.named(message.peer), *number, elems)),
             Direction::Recv => received.push((plan.named(message.peer), plan.rank(), *number, elems)),
         }
         *number += 1;
     }
+    plan.outline.messages(comm).iter().for_each(|message| numbers[message.peer as usize] = [0; 2]);
 }
 
 /// Every pair of ranks issues its common tags in one order.

@@ -165,7 +165,7 @@ impl<'a> World<'a> {
         let there = self.programs.iter().map(|program| program.rank as usize);
         if self.world == 0 || self.world != alike.world() || !there.eq(alike.firsts()) {
             return Err(Error::Mesh(format!(
-                "{} plans of a world of {}: simulate one whole world, or those of it that others are like",
+                "{} plans of a world of {}: simulate one whole world, its plans in order (of ranks that are alike, the first)",
                 self.programs.len(),
                 self.world
             )));
