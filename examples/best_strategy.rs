@@ -6,7 +6,7 @@ use seqpar::Result;
 use seqpar::auto::predict;
 use seqpar::dit::models::{Model, Sizes};
 use seqpar::exec::sim::{SimMachine, SimOptions, kernel_s};
-use seqpar::strategy::{Options, Strategy, layer_rank, period};
+use seqpar::strategy::{Options, Strategy, alike, layer_rank};
 
 const MODELS: [&str; 7] = ["dit-xl/2", "flux", "stdit3", "cogvideox-5b", "wan2.1-1.3b", "wan2.1-14b", "hunyuanvideo"];
 const MACHINES: [&str; 3] = ["h100x8", "a100x8", "l40x8"];
@@ -71,9 +71,9 @@ fn step_s(
             1 => (Strategy::Single, Strategy::Single.mesh(1, None, None, model.heads, model.kv_heads)?),
             _ => (strategy, *mesh),
         };
-        let count = period(&problem.attention, strategy, &mesh);
+        let alike = alike(&problem.attention, strategy, &mesh);
         let build = |rank| layer_rank(&problem, strategy, &mesh, options, rank);
-        let layer = predict(machine, SimOptions::default(), strategy, mesh, count, build)?.seconds;
+        let layer = predict(machine, SimOptions::default(), strategy, mesh, &alike, build)?.seconds;
         let beside: f64 = model.beside(kind, sizes, ranks).iter().map(|kernel| kernel_s(machine, kernel)).sum();
         step += kind.count as f64 * (layer + beside);
     }

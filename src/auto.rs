@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::exec::sim::{Busy, SimMachine, SimOptions, World};
 use crate::mesh::Mesh;
-use crate::plan::{Checked, Outlines, Plan, check, check_outlines, check_ranks};
+use crate::plan::{Alike, Checked, Outlines, Plan, check, check_outlines, check_ranks};
 use crate::shard::even_range;
 use crate::strategy::Strategy;
 
@@ -77,7 +77,8 @@ pub fn explain(ask: &Ask, build: impl Fn(Strategy, &Mesh) -> Result<Vec<Plan>>) 
         match plans {
             Ok((mesh, plans)) => {
                 let of_rank = |rank: usize| Ok(plans[rank].clone());
-                rows.push(predict(ask.machine, ask.options, strategy, mesh, plans.len(), of_rank)?);
+                let alike = Alike::none(plans.len());
+                rows.push(predict(ask.machine, ask.options, strategy, mesh, &alike, of_rank)?);
             }
             Err(error) => refusal = refusal.or(Some(error)),
         }
@@ -101,20 +102,20 @@ pub fn choose(rows: &[Prediction], allow_reorder: bool) -> Result<&Prediction> {
     })
 }
 
-/// Builds the plans of the first `count` ranks of a world, which repeat if there are more, and
-/// holds them to the law, all ranks included; on as many threads as there are cores.
+/// Builds the plans of a world of `count` ranks and holds them to the law, on as many threads as
+/// there are cores.
 ///
 /// # Errors
 /// Those of `build`, or a plan that breaks the law.
 pub fn lawful(count: usize, build: impl Fn(usize) -> Result<Plan> + Sync) -> Result<Vec<Checked<Plan>>> {
     let part = |ranks: Range<usize>| ranks.map(|rank| build(rank).and_then(check)).collect::<Result<Vec<_>>>();
     let plans: Vec<Checked<Plan>> = in_parts(count, part)?.into_iter().flatten().collect();
-    check_ranks(&plans)?;
+    check_ranks(&plans, &Alike::none(count))?;
     Ok(plans)
 }
 
-/// Predicts one strategy's cost: builds and checks plans as [`lawful`] does, and keeps of each only
-/// what the law between ranks and the simulation need.
+/// Predicts one strategy's cost: builds and checks the plans of the firsts of `alike` as [`lawful`]
+/// does, and keeps of each only what the law between ranks and the simulation need, which cover all.
 ///
 /// # Errors
 /// Those of `build`, a plan that breaks the law, or a machine with too few ranks.
@@ -123,13 +124,14 @@ pub fn predict(
     options: SimOptions,
     strategy: Strategy,
     mesh: Mesh,
-    count: usize,
+    alike: &Alike,
     build: impl Fn(usize) -> Result<Plan> + Sync,
 ) -> Result<Prediction> {
-    let part = |ranks: Range<usize>| {
+    let firsts: Vec<usize> = alike.firsts().collect();
+    let part = |numbers: Range<usize>| {
         let mut outlines = Outlines::default();
-        let (mut world, mut flops) = (World::starting_at(ranks.start, machine, options), 0f64);
-        for rank in ranks {
+        let (mut world, mut flops) = (World::new(machine, options), 0f64);
+        for &rank in &firsts[numbers] {
             let plan = build(rank).and_then(check)?;
             outlines.push(&plan);
             world.push(&plan)?;
@@ -139,14 +141,14 @@ pub fn predict(
     };
     let mut outlines = Outlines::default();
     let (mut world, mut flops) = (World::new(machine, options), 0f64);
-    for (of_part, part, most) in in_parts(count, part)? {
+    for (of_part, part, most) in in_parts(firsts.len(), part)? {
         outlines.append(of_part);
         world.append(part)?;
         flops = flops.max(most);
     }
-    check_outlines(&outlines)?;
+    check_outlines(&outlines, alike)?;
     drop(outlines);
-    let figures = world.figures()?;
+    let figures = world.figures_alike(alike)?;
     let most = |of: fn(&Busy) -> u64| figures.busy.iter().map(of).max().unwrap_or(0) as f64 / 1e9;
     Ok(Prediction {
         strategy,

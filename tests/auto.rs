@@ -5,7 +5,8 @@ use seqpar::auto::{Ask, choose, crossover, explain, predict};
 use seqpar::dit::models::{Model, Sizes};
 use seqpar::dtype::Dtype;
 use seqpar::exec::sim::{SimMachine, SimOptions};
-use seqpar::strategy::{Options, Strategy, layer, layer_rank, period};
+use seqpar::plan::Alike;
+use seqpar::strategy::{Options, Strategy, alike, layer, layer_rank};
 
 /// Seconds of one layer, ulysses with the best of a few head groups.
 fn layer_s(model: &Model, sizes: &Sizes, machine: &SimMachine, strategy: Strategy, ranks: usize) -> f64 {
@@ -14,7 +15,7 @@ fn layer_s(model: &Model, sizes: &Sizes, machine: &SimMachine, strategy: Strateg
     let with = |head_groups: usize| {
         let options = Options { head_groups, ..Options::default() };
         let build = |rank| layer_rank(&problem, strategy, &mesh, &options, rank);
-        predict(machine, SimOptions::default(), strategy, mesh, ranks, build).unwrap().seconds
+        predict(machine, SimOptions::default(), strategy, mesh, &Alike::none(ranks), build).unwrap().seconds
     };
     [1, 2, 4].map(with).into_iter().fold(f64::INFINITY, f64::min)
 }
@@ -52,7 +53,7 @@ fn wide_layers_hide_more_of_the_gather() {
         let mesh = Strategy::Fastseq.mesh(2, None, None, heads, heads).unwrap();
         let options = Options::default();
         let build = |rank| layer_rank(&problem, Strategy::Fastseq, &mesh, &options, rank);
-        let row = predict(&machine, SimOptions::default(), Strategy::Fastseq, mesh, 2, build).unwrap();
+        let row = predict(&machine, SimOptions::default(), Strategy::Fastseq, mesh, &Alike::none(2), build).unwrap();
         1.0 - row.exposed_s / row.comm_s
     };
     let parts = [8, 24, 96].map(hidden);
@@ -116,16 +117,16 @@ fn a_crossover_is_found_on_either_side() {
 fn thousands_of_ranks_take_seconds() {
     let machine = SimMachine::named("h100x8-ib").unwrap();
     let model = Model::named("dit-xl/2").unwrap();
-    let sizes = Sizes { tokens: 65_536, ..model.sizes() };
-    for (ranks, most_s) in [(1024, 20), (4096, 120)] {
+    for (tokens, ranks, kinds, most_s) in [(65_536, 1024, 1, 20), (65_536, 4096, 1, 120), (65_537, 1024, 129, 40)] {
         let start = std::time::Instant::now();
+        let sizes = Sizes { tokens, ..model.sizes() };
         let mesh = Strategy::Usp.mesh(ranks, Some(8), None, model.heads, model.kv_heads).unwrap();
         let problem = model.layer(&model.kinds[0], &sizes, ranks).unwrap();
         let options = Options::default();
-        let count = period(&problem.attention, Strategy::Usp, &mesh);
-        assert_eq!(count, 8);
+        let alike = alike(&problem.attention, Strategy::Usp, &mesh);
+        assert_eq!(alike.firsts().count(), kinds);
         let build = |rank| layer_rank(&problem, Strategy::Usp, &mesh, &options, rank);
-        let row = predict(&machine, SimOptions::default(), Strategy::Usp, mesh, count, build).unwrap();
+        let row = predict(&machine, SimOptions::default(), Strategy::Usp, mesh, &alike, build).unwrap();
         println!("{ranks} ranks: {:?}, {:.1} ms a layer", start.elapsed(), row.seconds * 1e3);
         assert!(start.elapsed().as_secs() < most_s, "{ranks} ranks took {:?}", start.elapsed());
     }

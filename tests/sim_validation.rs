@@ -7,7 +7,7 @@ use seqpar::auto;
 use seqpar::dit::models::{Model, Sizes};
 use seqpar::exec::sim::{SimMachine, SimOptions, kernel_s};
 use seqpar::mesh::Mesh;
-use seqpar::strategy::{Options, Strategy, layer_rank, period};
+use seqpar::strategy::{Options, Strategy, alike, layer_rank};
 
 /// Ulysses degree, ring degree, guidance halves at once, measured seconds.
 type Row = (usize, usize, usize, f64);
@@ -115,9 +115,9 @@ fn step_s(table: &Table, ulysses: usize, ring: usize, halves: usize) -> f64 {
     let options = Options { head_groups: 1, ..Options::default() };
     let kinds = model.kinds.iter().map(|kind| {
         let problem = model.layer(kind, &sizes, ranks).unwrap();
-        let count = period(&problem.attention, strategy, &mesh);
+        let alike = alike(&problem.attention, strategy, &mesh);
         let build = |rank| layer_rank(&problem, strategy, &mesh, &options, rank);
-        let layer = auto::predict(&machine, SimOptions::default(), strategy, mesh, count, build).unwrap().seconds;
+        let layer = auto::predict(&machine, SimOptions::default(), strategy, mesh, &alike, build).unwrap().seconds;
         let beside: f64 = model.beside(kind, &sizes, ranks).iter().map(|kernel| kernel_s(&machine, kernel)).sum();
         kind.count as f64 * (layer + beside)
     });

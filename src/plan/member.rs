@@ -1,9 +1,9 @@
-//! The ranks of a world: each an outline, its own or an earlier rank's with every rank shifted.
+//! The ranks of a world: each an outline, its own or an earlier rank's with the ranks renamed.
 
 use std::borrow::Cow;
 
-use super::OpId;
 use super::outline::{Exchange, Flow, Outline, Outlines, Peers};
+use super::{Alike, Names, OpId};
 use crate::error::Error;
 
 /// One rank of a world.
@@ -11,18 +11,16 @@ use crate::error::Error;
 pub(super) struct Member<'a> {
     pub(super) outline: &'a Outline,
     pub(super) flow: &'a Flow,
-    shift: u32,
+    names: Names,
 }
 
-/// All ranks of the world of which `outlines` are the first.
-pub(super) fn members(outlines: &Outlines) -> Vec<Member<'_>> {
-    let ranks = outlines.ranks();
-    let world = ranks.first().map_or(0, |outline| outline.world as usize);
-    let member = |rank: usize| {
-        let outline = &ranks[rank % ranks.len()];
-        Member { outline, flow: outlines.flow(outline), shift: (rank - rank % ranks.len()) as u32 }
+/// All ranks of a world; `outlines` are those of `alike`'s firsts.
+pub(super) fn members<'a>(outlines: &'a Outlines, alike: &Alike) -> Vec<Member<'a>> {
+    let member = |(rank, number): (usize, u32)| {
+        let outline = &outlines.ranks()[number as usize];
+        Member { outline, flow: outlines.flow(outline), names: alike.names(rank) }
     };
-    (0..world).map(member).collect()
+    alike.numbers().into_iter().enumerate().map(member).collect()
 }
 
 impl<'a> Member<'a> {
@@ -33,7 +31,7 @@ impl<'a> Member<'a> {
 
     /// The rank that the plan calls `rank`.
     pub(super) fn named(self, rank: u32) -> u32 {
-        if self.shift == 0 { rank } else { (rank + self.shift) % self.outline.world }
+        self.names.of(rank)
     }
 
     /// The communication that an op runs, if it is one.
@@ -51,10 +49,10 @@ impl<'a> Member<'a> {
         Error::Law { rank: self.outline.rank as usize, op: self.flow.label(op).to_string(), why: why.into() }
     }
 
-    /// The ranks of a group of the plan. Shifted ones ascend.
+    /// The ranks of a group of the plan. Renamed ones ascend.
     pub(super) fn group(self, index: usize) -> Cow<'a, [u32]> {
         let group = &self.outline.groups[index];
-        if self.shift == 0 {
+        if self.names.are_own() {
             return Cow::Borrowed(group);
         }
         let mut ranks: Vec<u32> = group.iter().map(|&rank| self.named(rank)).collect();

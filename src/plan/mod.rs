@@ -15,6 +15,7 @@
 //!
 //! This module knows no device and no thread; tests: `tests/law.rs`, `tests/plan_properties.rs`.
 
+mod alike;
 mod boxes;
 mod builder;
 mod comms;
@@ -35,6 +36,7 @@ mod rules;
 mod tags;
 mod world;
 
+pub use alike::{Alike, Names};
 pub use builder::{Builder, View};
 pub use law::{Checked, check, check_lowered};
 pub use outline::Outlines;

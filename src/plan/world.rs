@@ -13,7 +13,7 @@ use super::member::{Member, members};
 use super::outline::{Exchange, Outline, Outlines};
 use super::rules::law;
 use super::tags::{Shared, Tags};
-use super::{Checked, Direction, OpId, Plan, check, deadlock};
+use super::{Alike, Checked, Direction, OpId, Plan, check, deadlock};
 use crate::error::{Error, Result};
 
 /// Holds the plans of all ranks, in any order, to the law; returns them by rank.
@@ -32,43 +32,38 @@ pub fn check_world(plans: Vec<Plan>) -> Result<Vec<Checked<Plan>>> {
         by_rank[rank] = Some(plan);
     }
     let plans = by_rank.into_iter().flatten().map(check).collect::<Result<Vec<_>>>()?;
-    check_ranks(&plans)?;
+    check_ranks(&plans, &Alike::none(world))?;
     Ok(plans)
 }
 
-/// Holds to the law what the ranks of a world owe each other. `plans` are those of its first
-/// ranks, in order: all of them, or n that repeat, where rank q does what rank q mod n does with
-/// every rank shifted by q - q mod n.
+/// Holds to the law what the ranks of a world owe each other. `plans` are those of the firsts of
+/// `alike`, in order; all ranks are checked.
 ///
 /// # Errors
 /// [`Error::Law`] as [`check_world`].
-pub fn check_ranks(plans: &[Checked<Plan>]) -> Result<()> {
+pub fn check_ranks(plans: &[Checked<Plan>], alike: &Alike) -> Result<()> {
     let mut outlines = Outlines::default();
     plans.iter().for_each(|plan| outlines.push(plan));
-    check_outlines(&outlines)
+    check_outlines(&outlines, alike)
 }
 
 /// [`check_ranks`] of plans of which only the outlines are left.
 ///
 /// # Errors
 /// [`Error::Law`] as [`check_world`].
-pub fn check_outlines(outlines: &Outlines) -> Result<()> {
-    let ranks = outlines.ranks();
-    let world = ranks.first().map_or(0, |of| of.world as usize);
-    let strange = |(rank, of): &(usize, &Outline)| of.rank as usize != *rank || of.world as usize != world;
-    if let Some((rank, of)) = ranks.iter().enumerate().find(strange) {
+pub fn check_outlines(outlines: &Outlines, alike: &Alike) -> Result<()> {
+    let (ranks, world) = (outlines.ranks(), alike.world());
+    let firsts: Vec<usize> = alike.firsts().collect();
+    let strange = |(of, rank): &(&Outline, &usize)| of.rank as usize != **rank || of.world as usize != world;
+    if let Some((of, rank)) = ranks.iter().zip(&firsts).find(strange) {
         let why = format!("is the plan of rank {} of {}, not of rank {rank} of {world}", of.rank, of.world);
         return Err(Error::Law { rank: of.rank as usize, op: "plan".into(), why });
     }
-    let count = ranks.len();
-    if count == 0 {
-        return Ok(());
-    }
-    if !world.is_multiple_of(count) {
-        let why = format!("{count} plans cannot repeat to a world of {world}: give all, or a number that divides");
+    if ranks.len() != firsts.len() {
+        let why = format!("{} plans where {} of {world} ranks have their own: give those", ranks.len(), firsts.len());
         return Err(Error::Law { rank: 0, op: "plan".into(), why });
     }
-    let members = members(outlines);
+    let members = members(outlines, alike);
     let tags = Tags::of(&members)?;
     counts_agree(&members, &tags)?;
     one_order(&members, &tags)?;
@@ -80,7 +75,8 @@ type Message = (u32, u32, u32, usize);
 
 fn counts_agree(plans: &[Member], tags: &Tags) -> Result<()> {
     let (mut sent, mut received) = (Vec::new(), Vec::new());
-    let mut numbers = HashMap::new();
+    // By peer as a plan names it: messages of one op to it and from it so far.
+    let mut numbers = vec![[0; 2]; plans.len()];
     for shared in &tags.shared {
         sent.clear();
         received.clear();
@@ -119,11 +115,10 @@ fn list_messages(
     plan: Member,
     comm: &Exchange,
     shared: &Shared,
-    numbers: &mut HashMap<(Direction, u32), u32>,
+    numbers: &mut [[u32; 2]],
     sent: &mut Vec<Message>,
     received: &mut Vec<Message>,
 ) {
-    numbers.clear();
     for message in plan.outline.messages(comm) {
         let elems = message.elems;
         if comm.kind.reduces() && message.direction == Direction::Recv {
@@ -131,13 +126,14 @@ fn list_messages(
             received.extend(shared.ranks.iter().map(|&from| (from, plan.rank(), 0, elems)));
             continue;
         }
-        let number = numbers.entry((message.direction, message.peer)).or_insert(0);
+        let number = &mut numbers[message.peer as usize][usize::from(message.direction == Direction::Recv)];
         match message.direction {
             Direction::Send => sent.push((plan.rank(), plan.named(message.peer), *number, elems)),
             Direction::Recv => received.push((plan.named(message.peer), plan.rank(), *number, elems)),
         }
         *number += 1;
     }
+    plan.outline.messages(comm).iter().for_each(|message| numbers[message.peer as usize] = [0; 2]);
 }
 
 /// Every pair of ranks issues its common tags in one order.

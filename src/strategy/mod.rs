@@ -9,6 +9,7 @@
 //! `usp` with a ring and `megatron` reorder sums (R2). Tests: `tests/bits.rs`,
 //! `tests/invariants`, `tests/strategies.rs`.
 
+mod alike;
 mod attend;
 pub(crate) mod context;
 mod exchange;
@@ -23,6 +24,7 @@ mod usp;
 mod validate;
 pub(crate) mod weights;
 
+pub use alike::alike;
 pub(crate) use attend::KeyLimits;
 pub use problem::{AttentionProblem, LayerProblem, Options, Route, Strategy};
 pub(crate) use validate::validate;
@@ -34,7 +36,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::mesh::Mesh;
 use crate::plan::{Plan, Role};
-use crate::shard::{IndexMap, TextShard};
+use crate::shard::IndexMap;
 
 /// The plans of all ranks for one attention: `out = softmax(q·kᵀ/√D)·v`.
 ///
@@ -111,32 +113,6 @@ pub fn attention_rank(
 /// A problem, mesh or strategy that contradict each other.
 pub fn layer(problem: &LayerProblem, strategy: Strategy, mesh: &Mesh, options: &Options) -> Result<Vec<Plan>> {
     (0..mesh.world()).map(|rank| layer_rank(problem, strategy, mesh, options, rank)).collect()
-}
-
-/// Ranks after which the plans of one sequence repeat: rank q does what rank q mod n does, with
-/// every rank shifted by q - q mod n (see [`crate::plan::check_ranks`]). All ranks where they do
-/// not, as with uneven cuts. Proof: `tests/repeating.rs`.
-pub fn period(problem: &AttentionProblem, strategy: Strategy, mesh: &Mesh) -> usize {
-    let (u, world) = (mesh.ulysses, mesh.world());
-    let shard = &problem.shard;
-    let rings = matches!(strategy, Strategy::Ring | Strategy::Usp) && mesh.ring > 1 && world == mesh.sequence();
-    if !rings || shard.ranks() != world {
-        return world;
-    }
-    let alike = |map: &dyn Fn(usize) -> IndexMap| {
-        (u..world).all(|s| {
-            let (own, first) = (map(s), map(s % u));
-            own.len() == first.len() && own.runs().len() == 1 && first.runs().len() == 1
-        })
-    };
-    let text = match &shard.text {
-        TextShard::None => true,
-        // Every place of the ring attends with other rows of it.
-        TextShard::Replicated(len) => *len == 0,
-        TextShard::Split(split) => alike(&|s| split.map(s).clone()),
-    };
-    let even = text && alike(&|s| shard.image.map(s).clone()) && alike(&|s| shard.keys.map(s).clone());
-    if even { u } else { world }
 }
 
 /// [`layer`] for one rank.

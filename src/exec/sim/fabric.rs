@@ -10,9 +10,9 @@ use std::collections::HashMap;
 use super::Transport;
 use super::machine::Gpu;
 use super::method::{self, Layout, Method};
-use super::program::{Exchange, Message, Seat, Seats};
+use super::program::{Exchange, Message, Seat};
 use super::queue::{Lane, Queue, What, ns};
-use super::share::{Flow, Ports};
+use super::share::Ports;
 use crate::plan::CommKind;
 
 /// What communication takes from a rank's kernels, as parts of the whole.
@@ -46,13 +46,18 @@ pub(super) struct Fabric {
     groups: Vec<Vec<(Layout, u32)>>,
     /// By rank and stream: messages of the lane's communication that are under way.
     open: Vec<Vec<u32>>,
-    /// Sides of a message that have entered: (tag, from, to).
-    halves: HashMap<(u32, u32, u32), Half>,
+    /// By rank: its sides of messages whose other side has not entered. A few at a time.
+    halves: Vec<Vec<Half>>,
+    /// What the rank that enters sends and receives: peer, direction, bytes.
+    sides: Vec<(u32, bool, u64)>,
     /// Collectives that some ranks have entered: (tag, first rank of the group).
     gathering: HashMap<(u32, u32), Gathering>,
 }
 
 struct Half {
+    tag: u32,
+    peer: u32,
+    sends: bool,
     lane: Lane,
     bytes: u64,
 }
@@ -65,18 +70,19 @@ struct Gathering {
 }
 
 impl Fabric {
-    pub(super) fn new(gpu: &Gpu, transport: Transport, seats: Seats) -> Self {
-        let group = |seat: Seat, group: &[u32]| {
+    pub(super) fn new(gpu: &Gpu, transport: Transport, seats: &[Seat]) -> Self {
+        let group = |seat: &Seat, group: &[u32]| {
             let mut ranks: Vec<u32> = group.iter().map(|&rank| seat.rank(rank)).collect();
             ranks.sort_unstable();
             (Layout::of(gpu, &ranks), ranks.first().copied().unwrap_or(0))
         };
-        let groups = |seat: Seat| seat.program.groups.iter().map(|of| group(seat, of)).collect();
+        let groups = |seat: &Seat| seat.program.groups.iter().map(|of| group(seat, of)).collect();
         Self {
-            ports: Ports::new(gpu, seats.world),
+            ports: Ports::new(gpu, seats.len()),
             groups: seats.iter().map(groups).collect(),
             open: seats.iter().map(|seat| vec![0; seat.program.lowered.streams.len()]).collect(),
-            halves: HashMap::new(),
+            halves: seats.iter().map(|_| Vec::new()).collect(),
+            sides: Vec::new(),
             gathering: HashMap::new(),
             gpu: gpu.clone(),
             transport,
@@ -93,10 +99,8 @@ impl Fabric {
         let sent = messages.iter().filter(|message| message.sends && seat.rank(message.peer) != rank);
         let (peers, bytes) = match comm.kind {
             CommKind::SendRecv => {
-                let mut peers: Vec<u32> = messages.iter().map(|message| message.peer).collect();
-                peers.sort_unstable();
-                peers.dedup();
-                (peers.len(), sent.map(|message| message.bytes).sum::<u64>())
+                let is_new = |(i, message): &(usize, &Message)| messages[..*i].iter().all(|m| m.peer != message.peer);
+                (messages.iter().enumerate().filter(is_new).count(), sent.map(|message| message.bytes).sum::<u64>())
             }
             _ => (at.ranks - 1, sent.map(|message| message.bytes).sum::<u64>()),
         };
@@ -118,7 +122,8 @@ impl Fabric {
     fn exchange(&mut self, lane: Lane, seat: Seat, comm: &Exchange, now: u64, queue: &mut Queue) {
         let (at, _) = self.groups[lane.rank as usize][comm.group as usize];
         // All that goes to one peer shares the channels to it.
-        let mut sides: Vec<(u32, bool, u64)> = Vec::new();
+        let mut sides = std::mem::take(&mut self.sides);
+        sides.clear();
         for message in seat.program.messages(comm) {
             let to = seat.rank(message.peer);
             match sides.iter_mut().find(|(peer, sends, _)| (*peer, *sends) == (to, message.sends)) {
@@ -127,17 +132,20 @@ impl Fabric {
             }
         }
         self.open[lane.rank as usize][lane.stream as usize] = sides.len() as u32;
-        for (peer, sends, bytes) in sides {
+        for &(peer, sends, bytes) in &sides {
             let (from, to) = if sends { (lane.rank, peer) } else { (peer, lane.rank) };
-            let Some(other) = self.halves.remove(&(comm.tag, from, to)) else {
-                self.halves.insert((comm.tag, from, to), Half { lane, bytes });
+            let theirs = &mut self.halves[peer as usize];
+            let meets = |half: &Half| (half.tag, half.peer, half.sends) == (comm.tag, lane.rank, !sends);
+            let Some(other) = theirs.iter().position(meets).map(|at| theirs.swap_remove(at)) else {
+                self.halves[lane.rank as usize].push(Half { tag: comm.tag, peer, sends, lane, bytes });
                 continue;
             };
             let crosses = self.gpu.node_of(from) != self.gpu.node_of(to);
             let method = method::send(&self.gpu, self.transport, at, bytes.max(other.bytes) as f64, crosses);
             let ports = self.ports.of_message(from, to);
-            self.fly(method, ports, vec![lane, other.lane], now, queue);
+            self.fly(method, ports, &[lane, other.lane], now, queue);
         }
+        self.sides = sides;
     }
 
     fn gather(&mut self, lane: Lane, seat: Seat, comm: &Exchange, now: u64, queue: &mut Queue) {
@@ -181,12 +189,19 @@ impl Fabric {
             CommKind::AllToAll => self.ports.of_pairs(&ranks, at),
             _ => self.ports.of_ring(&ranks, at),
         };
-        self.fly(method, ports, lanes, now, queue);
+        self.fly(method, ports, &lanes, now, queue);
     }
 
-    fn fly(&mut self, method: Method, ports: Vec<(u32, f64)>, lanes: Vec<Lane>, now: u64, queue: &mut Queue) {
+    fn fly(
+        &mut self,
+        method: Method,
+        ports: impl IntoIterator<Item = (u32, f64)>,
+        lanes: &[Lane],
+        now: u64,
+        queue: &mut Queue,
+    ) {
         let Some(&lane) = lanes.first() else { return };
-        let flow = self.ports.add(Flow::new(lanes, ports, method.bytes_per_s, method.bytes));
+        let flow = self.ports.add(lanes, ports, method.bytes_per_s, method.bytes);
         queue.push(now + ns(method.latency_s), lane, What::FlowBegin { flow });
     }
 
@@ -197,7 +212,7 @@ impl Fabric {
 
     /// The last byte of a flow has arrived.
     pub(super) fn end(&mut self, flow: u32, revision: u32, now: u64, queue: &mut Queue) {
-        for lane in self.ports.end(flow, revision, now, queue) {
+        for &lane in self.ports.end(flow, revision, now, queue) {
             let open = &mut self.open[lane.rank as usize][lane.stream as usize];
             *open -= 1;
             if *open == 0 {

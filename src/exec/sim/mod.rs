@@ -32,8 +32,8 @@ use std::sync::Arc;
 use super::{Report, Span, SpanKind};
 use crate::error::{Error, Result};
 use crate::kernel::spec::Kernel;
-use crate::plan::{Checked, OpId, OpKind, Plan};
-use program::{Program, Seats};
+use crate::plan::{Alike, Checked, OpId, OpKind, Plan};
+use program::{Program, Seat};
 use record::Moment;
 
 /// What moves the bytes of a GPU machine.
@@ -87,13 +87,10 @@ pub struct Figures {
 /// A world to be simulated, rank by rank: of each plan it keeps only what takes time, and what
 /// ranks have alike once.
 ///
-/// A world may repeat itself: with the plans of its first n ranks only, rank q does what rank
-/// q mod n does, with every rank shifted, as [`crate::plan::check_ranks`] checks it.
+/// Of ranks that are [`Alike`] it needs one, as [`crate::plan::check_ranks`] does.
 pub struct World<'a> {
     machine: &'a SimMachine,
     options: SimOptions<'a>,
-    /// Rank of the first program.
-    first: usize,
     programs: Vec<Program>,
     world: usize,
 }
@@ -101,20 +98,15 @@ pub struct World<'a> {
 impl<'a> World<'a> {
     /// A world without ranks on `machine`.
     pub fn new(machine: &'a SimMachine, options: SimOptions<'a>) -> Self {
-        Self::starting_at(0, machine, options)
+        Self { machine, options, programs: Vec::new(), world: 0 }
     }
 
-    /// A part of a world, from rank `first` on, to be appended to the ranks before it.
-    pub fn starting_at(first: usize, machine: &'a SimMachine, options: SimOptions<'a>) -> Self {
-        Self { machine, options, first, programs: Vec::new(), world: 0 }
-    }
-
-    /// Adds the next rank.
+    /// Adds a rank, later than those before.
     ///
     /// # Errors
-    /// A plan of another rank than the next, or of another world.
+    /// A plan of an earlier rank, or of another world.
     pub fn push(&mut self, plan: &Checked<Plan>) -> Result<()> {
-        self.is_next(plan.rank as usize, plan.world as usize)?;
+        self.is_later(plan.rank, plan.world as usize)?;
         self.world = plan.world as usize;
         let program = Program::of(plan, self.machine, self.options.measured, self.programs.last());
         self.programs.push(program);
@@ -124,46 +116,56 @@ impl<'a> World<'a> {
     /// Adds the ranks of `part`, made with the same machine and options.
     ///
     /// # Errors
-    /// Ranks other than the next ones, or of another world.
+    /// Ranks earlier than those before, or of another world.
     pub fn append(&mut self, part: World<'a>) -> Result<()> {
-        self.is_next(part.first, part.world)?;
+        let Some(first) = part.programs.first() else { return Ok(()) };
+        self.is_later(first.rank, part.world)?;
         self.world = part.world;
         self.programs.extend(part.programs);
         Ok(())
     }
 
-    fn is_next(&self, rank: usize, world: usize) -> Result<()> {
-        let next = self.first + self.programs.len();
-        if rank == next && (self.programs.is_empty() || world == self.world) {
-            return Ok(());
+    fn is_later(&self, rank: u32, world: usize) -> Result<()> {
+        match self.programs.last() {
+            Some(last) if last.rank >= rank || self.world != world => Err(Error::Mesh(format!(
+                "a plan for rank {rank} of {world} after that of rank {} of {}: add the plans of one world in order",
+                last.rank, self.world
+            ))),
+            _ => Ok(()),
         }
-        Err(Error::Mesh(format!("plan {next} is for rank {rank} of {world}: add the plans of one world in order")))
     }
 
-    /// Simulates the world.
+    /// Simulates the world, of which every rank was added.
     ///
     /// # Errors
-    /// Ranks that do not divide their world, or a world too large for the machine.
+    /// A rank that is missing, or a world too large for the machine.
     pub fn figures(&self) -> Result<Figures> {
-        let record = self.run(false)?;
-        let of = |figure: fn(&Program) -> u64| self.seats().iter().map(|seat| figure(seat.program)).collect();
+        self.figures_alike(&Alike::none(self.world))
+    }
+
+    /// Simulates the world, of which the firsts of `alike` were added.
+    ///
+    /// # Errors
+    /// Other ranks than those, or a world too large for the machine.
+    pub fn figures_alike(&self, alike: &Alike) -> Result<Figures> {
+        let seats = self.seats(alike)?;
+        let record = run::run(&seats, self.machine, &self.options, false)?;
+        let of = |figure: fn(&Program) -> u64| seats.iter().map(|seat| figure(seat.program)).collect();
         Ok(Figures {
             wall_ns: record.end,
             busy: record.busy(),
             bytes_sent: of(|program| program.bytes_sent),
             messages_sent: of(|program| program.messages_sent),
-            peak_bytes: self.seats().iter().map(|seat| seat.program.peak_bytes).collect(),
+            peak_bytes: seats.iter().map(|seat| seat.program.peak_bytes).collect(),
         })
     }
 
-    fn seats(&self) -> Seats<'_> {
-        Seats { programs: &self.programs, world: self.world }
-    }
-
-    fn run(&self, spans: bool) -> Result<record::Record> {
-        if self.first > 0 || self.programs.is_empty() || !self.world.is_multiple_of(self.programs.len()) {
+    /// The ranks of the world.
+    fn seats(&self, alike: &Alike) -> Result<Vec<Seat<'_>>> {
+        let there = self.programs.iter().map(|program| program.rank as usize);
+        if self.world == 0 || self.world != alike.world() || !there.eq(alike.firsts()) {
             return Err(Error::Mesh(format!(
-                "{} plans of a world of {}: simulate the plans of one whole world, or of a part that repeats",
+                "{} plans of a world of {}: simulate one whole world, its plans in order (of ranks that are alike, the first)",
                 self.programs.len(),
                 self.world
             )));
@@ -174,7 +176,9 @@ impl<'a> World<'a> {
                 self.world, self.machine.name, self.machine.ranks
             )));
         }
-        run::run(self.seats(), self.machine, &self.options, spans)
+        let seat =
+            |(rank, number): (usize, u32)| Seat { program: &self.programs[number as usize], names: alike.names(rank) };
+        Ok(alike.numbers().into_iter().enumerate().map(seat).collect())
     }
 }
 
@@ -185,11 +189,8 @@ impl<'a> World<'a> {
 pub fn simulate(plans: &[Checked<Plan>], machine: &SimMachine, options: &SimOptions) -> Result<Report> {
     let mut world = World::new(machine, *options);
     plans.iter().try_for_each(|plan| world.push(plan))?;
-    if world.programs.len() != world.world {
-        let why = format!("{} plans of a world of {}: simulate one whole world", plans.len(), world.world);
-        return Err(Error::Mesh(why));
-    }
-    let record = world.run(true)?;
+    let seats = world.seats(&Alike::none(world.world))?;
+    let record = run::run(&seats, machine, options, true)?;
     let labels: Vec<Vec<Arc<str>>> =
         plans.iter().map(|plan| plan.labels.iter().map(|label| label.as_str().into()).collect()).collect();
     let mut moments = record.moments.unwrap_or_default();

@@ -8,11 +8,12 @@ use super::cost::{self, Cost};
 use super::machine::SimMachine;
 use crate::exec::Report;
 use crate::plan::lower::{Gates, Lowered};
-use crate::plan::{Checked, CommKind, Direction, OpId, OpKind, Plan};
+use crate::plan::{Checked, CommKind, Direction, Names, OpId, OpKind, Plan};
 
 /// What one rank does.
 #[derive(Clone, Debug)]
 pub(super) struct Program {
+    pub(super) rank: u32,
     /// Mostly alike on all ranks.
     pub(super) lowered: Arc<Lowered>,
     pub(super) ops: Vec<Work>,
@@ -92,6 +93,7 @@ impl Program {
         lowered.gates.sort_unstable_by_key(|gate| (gate.op, gate.piece));
         let shared = like.map(|like| &like.lowered).filter(|of_like| ***of_like == lowered).cloned();
         let mut program = Self {
+            rank: plan.rank,
             lowered: shared.unwrap_or_else(|| Arc::new(lowered)),
             ops: Vec::with_capacity(plan.ops.len()),
             pieces: Vec::new(),
@@ -170,41 +172,21 @@ impl Program {
     }
 }
 
-/// A rank of the world: a program, its own or that of an earlier rank with every rank shifted.
+/// A rank of the world: a program, its own or that of an earlier rank with the ranks renamed.
 #[derive(Clone, Copy)]
 pub(super) struct Seat<'a> {
     pub(super) program: &'a Program,
-    pub(super) shift: u32,
-    pub(super) world: u32,
+    pub(super) names: Names,
 }
 
 impl Seat<'_> {
     /// The rank that the program calls `rank`.
     pub(super) fn rank(&self, rank: u32) -> u32 {
-        (rank + self.shift) % self.world
+        self.names.of(rank)
     }
 
     /// The ranks of a communication.
     pub(super) fn group(&self, comm: &Exchange) -> impl Iterator<Item = u32> + Clone + '_ {
         self.program.group(comm).iter().map(|&rank| self.rank(rank))
-    }
-}
-
-/// The programs of a world whose ranks repeat after as many as there are programs.
-#[derive(Clone, Copy)]
-pub(super) struct Seats<'a> {
-    pub(super) programs: &'a [Program],
-    pub(super) world: usize,
-}
-
-impl<'a> Seats<'a> {
-    pub(super) fn of(self, rank: u32) -> Seat<'a> {
-        let period = self.programs.len() as u32;
-        let shift = rank - rank % period;
-        Seat { program: &self.programs[(rank % period) as usize], shift, world: self.world as u32 }
-    }
-
-    pub(super) fn iter(self) -> impl Iterator<Item = Seat<'a>> {
-        (0..self.world as u32).map(move |rank| self.of(rank))
     }
 }

@@ -4,7 +4,7 @@ use super::SimOptions;
 use super::fabric::{Fabric, Load};
 use super::machine::{Device, SimMachine};
 use super::ports::Ports;
-use super::program::{Program, Seats, Work};
+use super::program::{Program, Seat, Work};
 use super::queue::{Event, Lane, Queue, What, ns};
 use super::record::{Moment, Record};
 use super::{Launch, cost::Cost};
@@ -58,7 +58,7 @@ struct Rank {
 }
 
 pub(super) struct Run<'a> {
-    seats: Seats<'a>,
+    seats: &'a [Seat<'a>],
     ranks: Vec<Rank>,
     queue: Queue,
     net: Net,
@@ -69,7 +69,7 @@ pub(super) struct Run<'a> {
 }
 
 /// Runs a world of programs to its end.
-pub(super) fn run(seats: Seats, machine: &SimMachine, options: &SimOptions, spans: bool) -> Result<Record> {
+pub(super) fn run(seats: &[Seat], machine: &SimMachine, options: &SimOptions, spans: bool) -> Result<Record> {
     let mut run = Run::new(seats, machine, options, spans);
     for (rank, seat) in seats.iter().enumerate() {
         for stream in 0..seat.program.lowered.streams.len() {
@@ -84,7 +84,7 @@ pub(super) fn run(seats: Seats, machine: &SimMachine, options: &SimOptions, span
 }
 
 impl<'a> Run<'a> {
-    fn new(seats: Seats<'a>, machine: &SimMachine, options: &SimOptions, spans: bool) -> Self {
+    fn new(seats: &'a [Seat<'a>], machine: &SimMachine, options: &SimOptions, spans: bool) -> Self {
         let stream = |_| Stream { position: 0, state: State::Next, piece: Piece::default() };
         let rank = |program: &Program| Rank {
             streams: (0..program.lowered.streams.len()).map(stream).collect(),
@@ -92,7 +92,7 @@ impl<'a> Run<'a> {
             load: Load::default(),
         };
         let (net, issue_ns, comm_gap_ns) = match &machine.device {
-            Device::Host(host) => (Net::Ports(Ports::new(host, seats.world)), 0, 0),
+            Device::Host(host) => (Net::Ports(Ports::new(host, seats.len())), 0, 0),
             Device::Gpu(gpu) => {
                 let graph = options.launch == Launch::Graph;
                 let fabric = Box::new(Fabric::new(gpu, options.transport, seats));
@@ -103,7 +103,7 @@ impl<'a> Run<'a> {
         Self {
             ranks: seats.iter().map(|seat| rank(seat.program)).collect(),
             queue: Queue::default(),
-            record: Record::new(seats.world, spans),
+            record: Record::new(seats.len(), spans),
             seats,
             net,
             issue_ns,
@@ -141,7 +141,7 @@ impl<'a> Run<'a> {
 
     /// Runs commands until one takes time or has to wait.
     fn step(&mut self, lane: Lane, now: u64) {
-        let program = self.seats.of(lane.rank).program;
+        let program = self.seats[lane.rank as usize].program;
         loop {
             let stream = self.stream(lane);
             if !matches!(stream.state, State::Next) {
@@ -188,7 +188,7 @@ impl<'a> Run<'a> {
     }
 
     fn start(&mut self, lane: Lane, op: OpId, now: u64) {
-        let program = self.seats.of(lane.rank).program;
+        let program = self.seats[lane.rank as usize].program;
         match program.ops[op.0 as usize] {
             Work::Compute { .. } => self.piece(lane, op, 0, now),
             Work::Nothing => self.record.mark(Moment {
@@ -200,7 +200,7 @@ impl<'a> Run<'a> {
                 end: now,
             }),
             Work::Comm(index) => {
-                let seat = self.seats.of(lane.rank);
+                let seat = self.seats[lane.rank as usize];
                 let comm = &program.comms[index as usize];
                 let load = match &self.net {
                     Net::Ports(_) => Load::default(),
@@ -221,7 +221,7 @@ impl<'a> Run<'a> {
 
     /// Starts a piece, or waits for its flags.
     fn piece(&mut self, lane: Lane, op: OpId, piece: u16, now: u64) {
-        let program = self.seats.of(lane.rank).program;
+        let program = self.seats[lane.rank as usize].program;
         let Work::Compute { first, .. } = program.ops[op.0 as usize] else { return };
         let recorded = &self.ranks[lane.rank as usize].recorded;
         if let Some(flag) = program.flags(op, piece).find(|flag| !recorded[*flag as usize]) {
@@ -246,7 +246,7 @@ impl<'a> Run<'a> {
             return;
         }
         stream.piece.runs = false;
-        let program = self.seats.of(lane.rank).program;
+        let program = self.seats[lane.rank as usize].program;
         let Work::Compute { count, .. } = program.ops[op.0 as usize] else { return };
         let gated = program.lowered.gates.binary_search_by_key(&op, |gate| gate.op).is_ok();
         let shown = gated.then_some(piece);

@@ -9,8 +9,8 @@ use super::method::{Layout, outside};
 use super::queue::{Lane, Queue, What};
 
 /// Bytes on their way.
-#[derive(Clone, Debug)]
-pub(super) struct Flow {
+#[derive(Clone, Debug, Default)]
+struct Flow {
     lanes: Vec<Lane>,
     ports: Vec<(u32, f64)>,
     most: f64,
@@ -18,13 +18,6 @@ pub(super) struct Flow {
     rate: f64,
     since: u64,
     revision: u32,
-}
-
-impl Flow {
-    /// A flow of `bytes` for `lanes` over `ports` at no more than `most` bytes/s.
-    pub(super) fn new(lanes: Vec<Lane>, ports: Vec<(u32, f64)>, most: f64, bytes: f64) -> Self {
-        Self { lanes, ports, most, rest: bytes, rate: 0.0, since: 0, revision: 0 }
-    }
 }
 
 /// All ports of a machine.
@@ -65,14 +58,12 @@ impl Ports {
     }
 
     /// Ports of one message.
-    pub(super) fn of_message(&self, from: u32, to: u32) -> Vec<(u32, f64)> {
+    pub(super) fn of_message(&self, from: u32, to: u32) -> impl Iterator<Item = (u32, f64)> + use<> {
         let crosses = self.has_net && from as usize / self.node_ranks != to as usize / self.node_ranks;
         let net = if crosses { 2 } else { 0 };
-        let mut ports = vec![(from * OF_RANK + net, 1.0), (to * OF_RANK + net + 1, 1.0)];
-        if let Some((out, into)) = self.between_sockets(from, to) {
-            ports.extend([(out, 1.0), (into, 1.0)]);
-        }
-        ports
+        let sockets = self.between_sockets(from, to).map(|(out, into)| [out, into]);
+        let ports = [from * OF_RANK + net, to * OF_RANK + net + 1].into_iter();
+        ports.chain(sockets.into_iter().flatten()).map(|port| (port, 1.0))
     }
 
     /// Ports of a ring through `ranks`, which ascend: once around, in at every rank and out again.
@@ -130,52 +121,67 @@ impl Ports {
         (a != b).then_some((first + 2 * a as u32, first + 2 * b as u32 + 1))
     }
 
-    /// Keeps a flow until it starts.
-    pub(super) fn add(&mut self, flow: Flow) -> u32 {
-        match self.unused.pop() {
-            Some(index) => {
-                // Revisions go on, so that what was meant for an earlier flow is known as such.
-                let revision = self.flows[index as usize].revision + 1;
-                self.flows[index as usize] = Flow { revision, ..flow };
-                index
-            }
-            None => {
-                self.flows.push(flow);
-                self.flows.len() as u32 - 1
-            }
-        }
+    /// Keeps a flow of `bytes` for `lanes` over `ports`, at no more than `most` bytes/s, until it
+    /// starts.
+    pub(super) fn add(
+        &mut self,
+        lanes: &[Lane],
+        ports: impl IntoIterator<Item = (u32, f64)>,
+        most: f64,
+        bytes: f64,
+    ) -> u32 {
+        let index = self.unused.pop().unwrap_or_else(|| {
+            self.flows.push(Flow::default());
+            self.flows.len() as u32 - 1
+        });
+        let flow = &mut self.flows[index as usize];
+        flow.lanes.clear();
+        flow.lanes.extend_from_slice(lanes);
+        flow.ports.clear();
+        flow.ports.extend(ports);
+        (flow.most, flow.rest, flow.rate, flow.since) = (most, bytes, 0.0, 0);
+        // Revisions go on, so that what was meant for an earlier flow is known as such.
+        flow.revision += 1;
+        index
     }
 
     /// The flow starts to move.
     pub(super) fn start(&mut self, flow: u32, now: u64, queue: &mut Queue) {
-        self.flows[flow as usize].since = now;
-        for i in 0..self.flows[flow as usize].ports.len() {
-            let port = self.flows[flow as usize].ports[i].0;
-            self.users[port as usize].push(flow);
+        let of = &mut self.flows[flow as usize];
+        of.since = now;
+        let mut alone = true;
+        for (port, _) in &of.ports {
+            let users = &mut self.users[*port as usize];
+            alone &= users.is_empty();
+            users.push(flow);
         }
-        let met = self.met(vec![flow]);
-        self.fill(&met, now, queue);
+        if alone {
+            self.fill(&[flow], now, queue);
+        } else {
+            let met = self.met(vec![flow]);
+            self.fill(&met, now, queue);
+        }
     }
 
     /// Ends the flow, if `revision` is its latest; returns the lanes that it was for.
-    pub(super) fn end(&mut self, flow: u32, revision: u32, now: u64, queue: &mut Queue) -> Vec<Lane> {
-        if self.flows[flow as usize].revision != revision {
-            return Vec::new();
+    pub(super) fn end(&mut self, flow: u32, revision: u32, now: u64, queue: &mut Queue) -> &[Lane] {
+        let of = &mut self.flows[flow as usize];
+        if of.revision != revision {
+            return &[];
         }
-        let ports = std::mem::take(&mut self.flows[flow as usize].ports);
         let mut met = Vec::new();
-        for (port, _) in &ports {
+        for (port, _) in &of.ports {
             let users = &mut self.users[*port as usize];
             users.retain(|user| *user != flow);
             met.extend_from_slice(users);
         }
-        self.flows[flow as usize].revision += 1;
+        of.revision += 1;
         self.unused.push(flow);
         if !met.is_empty() {
             let met = self.met(met);
             self.fill(&met, now, queue);
         }
-        std::mem::take(&mut self.flows[flow as usize].lanes)
+        &self.flows[flow as usize].lanes
     }
 
     /// All flows that share a port with one of `flows`, or with one that does.
@@ -198,25 +204,33 @@ impl Ports {
 
     /// Gives every flow of a closed set its fair rate and asks to be told of its end.
     fn fill(&mut self, flows: &[u32], now: u64, queue: &mut Queue) {
-        let rates = self.fair(flows);
-        for (&index, rate) in flows.iter().zip(rates) {
-            let flow = &mut self.flows[index as usize];
-            flow.rest = (flow.rest - flow.rate * (now - flow.since) as f64 / 1e9).max(0.0);
-            (flow.rate, flow.since) = (rate, now);
-            flow.revision += 1;
-            let lasts = (flow.rest / rate * 1e9).ceil() as u64;
-            let Some(&lane) = flow.lanes.first() else { continue };
-            queue.push(now + lasts, lane, What::FlowEnd { flow: index, revision: flow.revision });
+        if let [only] = flows {
+            return self.revise(*only, self.most(*only), now, queue);
         }
+        for (&flow, rate) in flows.iter().zip(self.fair(flows)) {
+            self.revise(flow, rate, now, queue);
+        }
+    }
+
+    fn revise(&mut self, index: u32, rate: f64, now: u64, queue: &mut Queue) {
+        let flow = &mut self.flows[index as usize];
+        flow.rest = (flow.rest - flow.rate * (now - flow.since) as f64 / 1e9).max(0.0);
+        (flow.rate, flow.since) = (rate, now);
+        flow.revision += 1;
+        let lasts = (flow.rest / rate * 1e9).ceil() as u64;
+        let Some(&lane) = flow.lanes.first() else { return };
+        queue.push(now + lasts, lane, What::FlowEnd { flow: index, revision: flow.revision });
+    }
+
+    /// The rate of a flow that shares no port.
+    fn most(&self, flow: u32) -> f64 {
+        let flow = &self.flows[flow as usize];
+        let share = flow.ports.iter().map(|(port, weight)| self.rates[*port as usize] / weight);
+        share.fold(flow.most, f64::min)
     }
 
     /// Max-min fair rates: all grow alike until a port is full or a flow has what it can use.
     fn fair(&self, flows: &[u32]) -> Vec<f64> {
-        if let [only] = flows {
-            let flow = &self.flows[*only as usize];
-            let share = flow.ports.iter().map(|(port, weight)| self.rates[*port as usize] / weight);
-            return vec![share.fold(flow.most, f64::min)];
-        }
         // Ports of these flows: what is left, and the weight of those that still grow.
         let mut ports: Vec<u32> =
             flows.iter().flat_map(|flow| self.flows[*flow as usize].ports.iter().map(|(port, _)| *port)).collect();
@@ -272,7 +286,7 @@ mod tests {
         };
         for (at, most) in flows {
             let lane = Lane { rank: 0, stream: 0 };
-            let flow = ports.add(Flow::new(vec![lane], at.to_vec(), most * 1e9, 1e3));
+            let flow = ports.add(&[lane], at.to_vec(), most * 1e9, 1e3);
             ports.start(flow, 0, &mut Queue::default());
         }
         ports
@@ -299,8 +313,8 @@ mod tests {
     fn a_flow_that_ends_leaves_its_rate_to_the_rest() {
         let mut queue = Queue::default();
         let mut ports = ports(&[2.0], &[]);
-        let flow = |bytes: f64| Flow::new(vec![Lane { rank: 0, stream: 0 }], vec![(0, 1.0)], 9e9, bytes);
-        let (short, long) = (ports.add(flow(100.0)), ports.add(flow(300.0)));
+        let lane = Lane { rank: 0, stream: 0 };
+        let [short, long] = [100.0, 300.0].map(|bytes| ports.add(&[lane], [(0, 1.0)], 9e9, bytes));
         ports.start(short, 0, &mut queue);
         ports.start(long, 0, &mut queue);
         let mut ends = Vec::new();

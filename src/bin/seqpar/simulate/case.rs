@@ -153,9 +153,9 @@ impl<'a> Case<'a> {
         mesh: &Mesh,
         options: &Options,
     ) -> seqpar::Result<Prediction> {
-        let count = strategy::period(&problem.attention, strategy, mesh);
+        let alike = strategy::alike(&problem.attention, strategy, mesh);
         let build = |rank: usize| strategy::layer_rank(problem, strategy, mesh, options, rank);
-        auto::predict(machine, self.simulation, strategy, *mesh, count, build)
+        auto::predict(machine, self.simulation, strategy, *mesh, &alike, build)
     }
 
     /// Seconds of the first kind of layer that is split, under other circumstances.
