@@ -31,6 +31,8 @@ mod ranks;
 mod signals;
 #[cfg(feature = "nccl")]
 mod signed;
+#[path = "../support/stalls.rs"]
+mod stalls;
 mod stores;
 #[cfg(feature = "nccl")]
 mod strangers;
