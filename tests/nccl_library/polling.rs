@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use seqpar::comm::nccl::{Communicator, Config};
 use seqpar::error::FailureKind;
 
 use crate::fake::*;
@@ -12,21 +13,23 @@ use crate::stalls::unless_stalled;
 fn ten_thousand_times_in_progress_is_no_failure() {
     unless_stalled(|| {
         let fake = Fake::new();
+        let patient = Config { op_deadline: 20 * SECOND, ..config() };
         let round = || {
             fake.set("polls", 10_000);
             let (asked, begin) = (fake.count("ncclCommGetAsyncError"), Instant::now());
-            let mut communicator = fake.try_communicator(20 * SECOND).unwrap();
+            let id = fake.library.unique_id().unwrap();
+            let mut communicator = Communicator::new(&fake.library, &id, 1, 4, &patient, 20 * SECOND).unwrap();
             let took = begin.elapsed();
             assert!(fake.count("ncclCommGetAsyncError") - asked > 10_000);
             fake.set("polls", 1000);
             send_something(&mut communicator, &stream(1)).unwrap();
-            assert_eq!(communicator.split(None, 0, &config(), SECOND).map(|part| part.is_none()), Ok(true));
-            communicator.finalize(SECOND).unwrap();
+            assert_eq!(communicator.split(None, 0, &config(), 20 * SECOND).map(|part| part.is_none()), Ok(true));
+            communicator.finalize(20 * SECOND).unwrap();
             took
         };
-        // Other work on the machine may slow one.
+        // A millisecond each would be ten seconds. Other work on the machine may slow one.
         let fastest = (0..3).map(|_| round()).min().unwrap();
-        assert!(fastest < SECOND, "{fastest:?}");
+        assert!(fastest < 5 * SECOND, "{fastest:?}");
         fake.assert_lawful();
     });
 }
