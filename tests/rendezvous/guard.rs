@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crate::stalls::unless_stalled;
 
 const INSIDE: &str = "SEQPAR_TEST_GUARDED";
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// Runs the test that the closure belongs to again, alone and in a process group of its own; fails
-/// if it takes longer than 60 s, or leaves a process behind. Where the machine stalls it is tried again.
+/// if it takes longer than [`LIMIT`], or leaves a process behind. Where the machine stalls it is tried again.
 pub fn guarded<F: FnOnce()>(body: F) {
     guarded_for(LIMIT, body);
 }
