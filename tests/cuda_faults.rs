@@ -44,7 +44,7 @@ impl Subject {
 
     fn reset(&self, mock: &Mock, mode: &str) {
         mock.reset(mode, 2);
-        mock.configure(&format!("sms=4 check=0 deadlock_s=0.2 capability={}", self.way.capability));
+        mock.configure(&format!("sms=4 check=0 capability={}", self.way.capability));
     }
 
     /// Everything that an embedding framework does.

@@ -26,6 +26,7 @@ use mock::workload::context;
 use mock::{MODES, on_mock};
 use support::Rng;
 use support::cases::{Case, layer_inputs};
+use support::stalls::unless_stalled;
 use support::worlds::worlds;
 
 const ELEMS: usize = 64;
@@ -184,42 +185,44 @@ fn timeout(error: Error) -> (usize, String, String) {
 /// ended after all, another wait says so.
 #[test]
 fn a_run_that_does_not_end_names_the_op() {
-    on_mock(|mock| {
-        for (timed, graph) in [(false, false), (true, false), (false, true)] {
-            mock.reset("random", 1);
-            let context = context();
-            let [a, apart] = streams();
-            let gate = DeviceMemory::new(4).unwrap();
-            gate.fill(0, &a).unwrap();
-            a.synchronize().unwrap();
-            let mut options = options(400);
-            (options.timed, options.graph) = (timed, graph);
-            {
-                let prepared = stepping(options, Some(gate.address()));
-                let ends = Ends::new(7, &a);
-                let mut bound = ends.bind(&prepared);
-                bound.run(&a).unwrap();
-                let begin = Instant::now();
-                let (rank, op, why) = timeout(bound.finish().unwrap_err());
-                assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
-                if graph {
-                    assert_eq!(op, "run");
-                    assert!(why.contains("run without to be told"), "{why}");
-                } else {
-                    assert_eq!((rank, op.as_str()), (0, "step"), "{why}");
-                    assert!(why.contains("op \"step\" of rank 0 on stream \"side\""), "{why}");
-                    assert!(!why.contains("give"), "what waits is not named: {why}");
+    unless_stalled(|| {
+        on_mock(|mock| {
+            for (timed, graph) in [(false, false), (true, false), (false, true)] {
+                mock.reset("random", 1);
+                let context = context();
+                let [a, apart] = streams();
+                let gate = DeviceMemory::new(4).unwrap();
+                gate.fill(0, &a).unwrap();
+                a.synchronize().unwrap();
+                let mut options = options(400);
+                (options.timed, options.graph) = (timed, graph);
+                {
+                    let prepared = stepping(options, Some(gate.address()));
+                    let ends = Ends::new(7, &a);
+                    let mut bound = ends.bind(&prepared);
+                    bound.run(&a).unwrap();
+                    let begin = Instant::now();
+                    let (rank, op, why) = timeout(bound.finish().unwrap_err());
+                    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+                    if graph {
+                        assert_eq!(op, "run");
+                        assert!(why.contains("run without to be told"), "{why}");
+                    } else {
+                        assert_eq!((rank, op.as_str()), (0, "step"), "{why}");
+                        assert!(why.contains("op \"step\" of rank 0 on stream \"side\""), "{why}");
+                        assert!(!why.contains("give"), "what waits is not named: {why}");
+                    }
+                    // SAFETY: the flag is alive.
+                    unsafe { write_value(gate.address(), 1, &apart) }.unwrap();
+                    apart.synchronize().unwrap();
+                    bound.finish().unwrap();
+                    assert_eq!(ends.seen(&a), [7; 4 * ELEMS]);
                 }
-                // SAFETY: the flag is alive.
-                unsafe { write_value(gate.address(), 1, &apart) }.unwrap();
-                apart.synchronize().unwrap();
-                bound.finish().unwrap();
-                assert_eq!(ends.seen(&a), [7; 4 * ELEMS]);
+                mock.assert_clean("late");
+                drop((gate, a, apart, context));
+                assert_eq!(mock.leaks(), Vec::<String>::new(), "timed {timed}, graph {graph}");
             }
-            mock.assert_clean("late");
-            drop((gate, a, apart, context));
-            assert_eq!(mock.leaks(), Vec::<String>::new(), "timed {timed}, graph {graph}");
-        }
+        });
     });
 }
 
@@ -227,32 +230,34 @@ fn a_run_that_does_not_end_names_the_op() {
 /// may still use.
 #[test]
 fn what_is_dropped_under_way_is_waited_for_with_a_deadline() {
-    on_mock(|mock| {
-        mock.reset("late", 1);
-        let _context = context();
-        let [a, apart] = streams();
-        let (gate, ends) = (DeviceMemory::new(4).unwrap(), Ends::new(3, &a));
-        gate.fill(1, &a).unwrap();
-        a.synchronize().unwrap();
-        let prepared = stepping(options(50), Some(gate.address()));
-        let mut bound = ends.bind(&prepared);
-        bound.run(&a).unwrap();
-        drop(bound);
-        assert_eq!(ends.seen(&a), [3; 4 * ELEMS]);
-        // Now nobody raises it.
-        gate.fill(0, &a).unwrap();
-        a.synchronize().unwrap();
-        let mut bound = ends.bind(&prepared);
-        bound.run(&a).unwrap();
-        let begin = Instant::now();
-        drop(bound);
-        drop(prepared);
-        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-        mock.assert_clean("nothing waits for the device without end");
-        // SAFETY: the flag is alive.
-        unsafe { write_value(gate.address(), 1, &apart) }.unwrap();
-        a.synchronize().unwrap();
-        mock.assert_clean("it ends after all, in memory that is still there");
+    unless_stalled(|| {
+        on_mock(|mock| {
+            mock.reset("late", 1);
+            let _context = context();
+            let [a, apart] = streams();
+            let (gate, ends) = (DeviceMemory::new(4).unwrap(), Ends::new(3, &a));
+            gate.fill(1, &a).unwrap();
+            a.synchronize().unwrap();
+            let prepared = stepping(options(50), Some(gate.address()));
+            let mut bound = ends.bind(&prepared);
+            bound.run(&a).unwrap();
+            drop(bound);
+            assert_eq!(ends.seen(&a), [3; 4 * ELEMS]);
+            // Now nobody raises it.
+            gate.fill(0, &a).unwrap();
+            a.synchronize().unwrap();
+            let mut bound = ends.bind(&prepared);
+            bound.run(&a).unwrap();
+            let begin = Instant::now();
+            drop(bound);
+            drop(prepared);
+            assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+            mock.assert_clean("nothing waits for the device without end");
+            // SAFETY: the flag is alive.
+            unsafe { write_value(gate.address(), 1, &apart) }.unwrap();
+            a.synchronize().unwrap();
+            mock.assert_clean("it ends after all, in memory that is still there");
+        });
     });
 }
 
@@ -407,7 +412,7 @@ fn a_gate_that_does_not_open_is_told_by_its_op_once() {
         let world = worlds(2).into_iter().find(|world| world.strategy.name() == "fastseq").unwrap();
         let context = context();
         let kernels = kernels(&context);
-        let mut options = options(200);
+        let mut options = options(2000);
         options.gates = Gates::Flags;
         let plans = plans(&case, &world, 2);
         let mut lowered: Vec<Lowered> = plans.iter().map(|plan| plan.lowered(Gates::Flags)).collect();

@@ -1,5 +1,6 @@
 //! Transfers and paced kernels take the time that the models say.
 
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
 use seqpar::dtype::Dtype;
@@ -9,10 +10,13 @@ use seqpar::machine::Machine;
 use seqpar::plan::{Builder, CommKind, Direction, Placement, Plan, Role};
 
 use plans::{all_gather, counting, gated, lawful, options, pieces, projection_inputs, run};
+use timing::first_good;
 
 #[allow(dead_code)]
 #[path = "exec_host/plans.rs"]
 mod plans;
+#[path = "support/timing.rs"]
+mod timing;
 
 /// Held by every test, so that they do not take time from each other.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -30,31 +34,34 @@ fn comm_ms(report: &Report) -> f64 {
     report.spans.iter().filter(|s| s.kind == SpanKind::Comm).map(|s| s.ns() as f64 / 1e6).fold(0.0, f64::max)
 }
 
-/// Best of three: a busy machine can only add time.
-fn best(mut measure: impl FnMut() -> f64) -> f64 {
-    (0..3).map(|_| measure()).fold(f64::INFINITY, f64::min)
+/// The shortest of three, and of more until it is in `range`: a busy machine can only add time.
+#[track_caller]
+fn shortest_is_in(range: Range<f64>, mut measure: impl FnMut() -> f64) {
+    let mut best = (0..3).map(|_| measure()).fold(f64::INFINITY, f64::min);
+    if best >= range.end {
+        best = first_good(|best| *best < range.end, || measure().min(best));
+    }
+    assert!(range.contains(&best), "{best} ms, not in {range:?}");
 }
 
-fn gather_ms(counts: &[usize], options: HostOptions) -> f64 {
+#[track_caller]
+fn gathers_in(range: Range<f64>, counts: &[usize], options: HostOptions) {
     // Rows of 1 MB.
     let cols = 250_000;
     let x = counting([1, counts.iter().sum(), 1, cols], Dtype::F32);
     let mut prepared = lawful(all_gather(counts, cols, Dtype::F32), options);
     let mut bindings = prepared.bindings();
     bindings.set("x", &x).unwrap();
-    let ms = best(|| comm_ms(&prepared.run(&mut bindings).unwrap()));
+    shortest_is_in(range, || comm_ms(&prepared.run(&mut bindings).unwrap()));
     assert_eq!(bindings.gather().unwrap()["y"], x);
-    ms
 }
 
 #[test]
 fn a_message_takes_its_bytes_over_the_rate_plus_the_latency() {
     let _alone = alone();
-    let ms = gather_ms(&[1, 0], linked());
-    assert!((9.9..13.0).contains(&ms), "{ms}");
+    gathers_in(9.9..13.0, &[1, 0], linked());
     let late = Link { bytes_per_s: 100e6, latency_s: 0.02 };
-    let ms = gather_ms(&[1, 0], HostOptions { link: Some(late), ..options() });
-    assert!((29.9..33.0).contains(&ms), "{ms}");
+    gathers_in(29.9..33.0, &[1, 0], HostOptions { link: Some(late), ..options() });
 }
 
 #[test]
@@ -78,14 +85,11 @@ fn two_messages_share_a_port_and_both_directions_are_free() {
     };
     let mut prepared = lawful((0..3).map(into_one).collect(), linked());
     let x = counting([1, 1, 1, 250_000], Dtype::F32);
-    let ms = best(|| comm_ms(&run(&mut prepared, &[("x", x.clone())]).1));
-    assert!((19.9..24.0).contains(&ms), "{ms}");
+    shortest_is_in(19.9..24.0, || comm_ms(&run(&mut prepared, &[("x", x.clone())]).1));
     // Both ways at once take no longer than one way.
-    let ms = gather_ms(&[1, 1], linked());
-    assert!((9.9..13.0).contains(&ms), "{ms}");
+    gathers_in(9.9..13.0, &[1, 1], linked());
     // Three rounds of an all-to-all among four.
-    let ms = gather_ms(&[1, 1, 1, 1], linked());
-    assert!((29.9..43.0).contains(&ms), "{ms}");
+    gathers_in(29.9..43.0, &[1, 1, 1, 1], linked());
 }
 
 /// A paced copy of 1 MB on one stream, a transfer of 1 MB on another, independent of each other.
@@ -113,8 +117,8 @@ fn transfers_overlap_paced_work_and_the_trace_shows_it() {
     let options = HostOptions { clock: Clock::Paced(slow), ..linked() };
     let mut prepared = lawful(vec![side_by_side(0), side_by_side(1)], options);
     let x = counting([1, 1, 1, 250_000], Dtype::F32);
-    // A busy machine can only add time: the bounds below hold always, those above in one of five.
-    let mut attempt = || {
+    // A busy machine can only add time: the bounds below hold always, those above in one run.
+    let attempt = || {
         let (out, report) = run(&mut prepared, &[("x", x.clone())]);
         assert_eq!((&out["y"], &out["z"]), (&x, &x));
         // 2 MB read and written at 100 MB/s; the transfer of 10 ms hides under it.
@@ -125,7 +129,8 @@ fn transfers_overlap_paced_work_and_the_trace_shows_it() {
     };
     let in_time =
         |report: &Report| report.wall_ns < 28_000_000 && overlap(report).iter().all(|figures| figures.hidden > 0.8);
-    let report = (0..5).map(|_| attempt()).find(in_time).expect("never in time");
+    let report = first_good(in_time, attempt);
+    assert!(in_time(&report), "never in time: {} ns, {:?}", report.wall_ns, overlap(&report));
 
     let parsed: serde_json::Value = serde_json::from_str(&trace::to_json(&report)).unwrap();
     let events = parsed["traceEvents"].as_array().unwrap();
@@ -149,15 +154,24 @@ fn a_piece_begins_before_the_next_chunk_arrives() {
     let bytes = (chunk * plans::K * 4) as f64;
     let link = Some(Link { bytes_per_s: bytes / 0.02, latency_s: 0.0 });
     let mut prepared = lawful(gated(world, chunk), HostOptions { link, ..options() });
-    let (_, report) = run(&mut prepared, &projection_inputs(world * chunk));
-    for rank in 0..world {
-        let arrived = |step: usize| {
-            let label = format!("chunk {step}");
-            report.spans.iter().find(|s| s.rank == rank && *s.op == *label).unwrap().end_ns
-        };
-        let pieces = pieces(&report, rank);
-        assert!(pieces[0].begin_ns < arrived(1));
-        assert!(arrived(1) <= pieces[1].begin_ns && pieces[1].begin_ns < arrived(2));
-        assert!(arrived(2) <= pieces[2].begin_ns);
-    }
+    let arrived = |report: &Report, rank: usize, step: usize| {
+        let label = format!("chunk {step}");
+        report.spans.iter().find(|s| s.rank == rank && *s.op == *label).unwrap().end_ns
+    };
+    let before_the_next = |report: &Report| {
+        (0..world).all(|rank| {
+            let before = |step: usize| pieces(report, rank)[step].begin_ns < arrived(report, rank, step + 1);
+            before(0) && before(1)
+        })
+    };
+    let report = first_good(before_the_next, || {
+        let (_, report) = run(&mut prepared, &projection_inputs(world * chunk));
+        for rank in 0..world {
+            for step in 1..world {
+                assert!(arrived(&report, rank, step) <= pieces(&report, rank)[step].begin_ns);
+            }
+        }
+        report
+    });
+    assert!(before_the_next(&report));
 }

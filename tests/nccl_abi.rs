@@ -266,6 +266,6 @@ fn the_real_library_without_a_driver_says_so_at_once() {
         let error = Communicator::new(&library, &id, 0, world, &Config::default(), Duration::from_secs(5)).unwrap_err();
         let Error::Between(failure) = error else { panic!("{error}") };
         assert_eq!(failure.kind, FailureKind::NoDriver);
-        assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(2), "the deadline was waited for: {:?}", begin.elapsed());
     }
 }

@@ -15,6 +15,7 @@ use seqpar::mesh::Mesh;
 use seqpar::plan::{Checked, Plan, check_world};
 use seqpar::strategy::{self, LayerProblem, Options, Strategy};
 use support::cases::{Case, layer_inputs};
+use support::timing::PATIENCE;
 use support::{Rng, Tensors, seed};
 
 /// Time is measured: one test at a time.
@@ -92,7 +93,7 @@ fn seconds(report: &Report) -> f64 {
 }
 
 /// The signed error of the nearest of a few runs; on a busy machine, where a neighbour can only add
-/// time, of as many as a few seconds hold.
+/// time, of as many as [`PATIENCE`] holds.
 fn nearest(mut error: impl FnMut() -> f64) -> f64 {
     let start = Instant::now();
     let mut best = f64::INFINITY;
@@ -100,7 +101,7 @@ fn nearest(mut error: impl FnMut() -> f64) -> f64 {
         let next = error();
         best = if next.abs() < best.abs() { next } else { best };
         let enough = best.abs() <= if run < 8 { MOST_ERROR / 2.0 } else { MOST_ERROR };
-        if enough || run > 8 && start.elapsed().as_secs() > 8 {
+        if enough || run > 8 && start.elapsed() > PATIENCE {
             break;
         }
     }

@@ -195,7 +195,8 @@ fn a_kernel_that_waits_inside_is_overtaken_by_the_copies_it_waits_for() {
         for mode in MODES {
             for arrives in [2, 1] {
                 mock.reset(mode, 4);
-                mock.configure("deadlock_s=0.5");
+                // Nothing is waited for where all arrive.
+                mock.configure(if arrives == 1 { "deadlock_s=0.5" } else { "deadlock_s=30" });
                 let [compute, other] = [(); 2].map(|()| Stream::new(Priority::Low).unwrap());
                 let gated = Gated::new(&spec, &inputs, &kernels, &compute);
                 // Before any flag is set: eagerly, the kernel is in the middle of its wait.

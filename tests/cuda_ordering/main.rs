@@ -66,14 +66,15 @@ impl Subject {
         lowered
     }
 
-    /// What was found of a changed form: reports and errors.
-    fn run(&self, mock: &Mock, lowered: &[Lowered], mode: &str, seed: u64) -> Vec<String> {
+    /// What was found of a changed form, which may wait for ever: reports and errors.
+    fn run(&self, mock: &Mock, lowered: &[Lowered], mode: &str, seed: u64, waits: bool) -> Vec<String> {
         mock.reset(mode, seed);
-        mock.configure(&format!("check=0 deadlock_s=0.05 capability={}", self.way.capability));
+        let (deadlock_s, deadline_s) = if waits { (0.05, 0.1) } else { (60.0, 60.0) };
+        mock.configure(&format!("check=0 deadlock_s={deadlock_s} capability={}", self.way.capability));
         let context = context();
         let kernels = kernels(&context);
         let mut options = self.way.options();
-        options.deadline = Duration::from_millis(100);
+        options.deadline = Duration::from_secs_f64(deadline_s);
         let checked = plans(&self.case, &self.world, self.ranks);
         let result = prepare_lowered(context, kernels, checked, lowered.to_vec(), options)
             .and_then(|prepared| run_tensors(&prepared, &self.inputs, 1).map(drop));
@@ -139,7 +140,7 @@ fn ways(gates: Gates) -> Vec<Way> {
 fn judge(mock: &Mock, subject: &Subject, known: &World<'_>, rank: usize, change: Change, what: &str) -> bool {
     let lowered = subject.changed(rank, change);
     if change.blocks() {
-        let found = subject.run(mock, &lowered, "late", 3);
+        let found = subject.run(mock, &lowered, "late", 3, true);
         assert!(!found.is_empty(), "{what}: nobody says that it waits for ever");
         return true;
     }
@@ -147,12 +148,12 @@ fn judge(mock: &Mock, subject: &Subject, known: &World<'_>, rank: usize, change:
     let mut schedules = MODES.into_iter().flat_map(|mode| (0..3).map(move |seed| (mode, seed)));
     if unordered.is_none() {
         let (mode, seed) = schedules.next().unwrap_or(("late", 0));
-        let found = subject.run(mock, &lowered, mode, seed);
+        let found = subject.run(mock, &lowered, mode, seed, false);
         assert!(found.is_empty(), "{what}: all is ordered, and yet\n{}", found.join("\n"));
         return false;
     }
     let found = schedules.any(|(mode, seed)| {
-        let found = subject.run(mock, &lowered, mode, seed);
+        let found = subject.run(mock, &lowered, mode, seed, false);
         found.iter().any(|report| report.starts_with("RACE") || report.contains("UNINITIALISED"))
     });
     assert!(found, "{what}: {} are not ordered, and nothing was reported", unordered.unwrap_or_default());

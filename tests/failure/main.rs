@@ -25,4 +25,6 @@ mod soak;
 #[allow(dead_code)]
 #[path = "../schedules/sound.rs"]
 mod sound;
+#[path = "../support/stalls.rs"]
+mod stalls;
 mod watch;

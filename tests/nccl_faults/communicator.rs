@@ -8,6 +8,7 @@ use seqpar::cuda::{Context, DeviceMemory, Priority, Stream};
 use seqpar::error::FailureKind;
 
 use crate::mock::on_mock;
+use crate::support::stalls::unless_stalled;
 use crate::world::{
     DEADLINE, LONG, Rank, assert_in_time, assert_no_leaks, config, end, failure, gather, in_every_mode, library,
     poisoned, run,
@@ -29,23 +30,25 @@ fn calls_in_progress_for_long_are_polled_to_their_end() {
 
 #[test]
 fn an_op_that_stays_in_progress_is_a_timeout_that_names_it() {
-    on_mock(|mock| {
-        mock.configure("devices=3 in_progress=0");
-        let config = Config { op_deadline: DEADLINE, ..config() };
-        let all = Barrier::new(3);
-        run(mock, &config, |mut rank| {
-            rank.gather("first").unwrap();
-            all.wait();
-            mock.configure("in_progress=100000000");
-            let begin = Instant::now();
-            let failed = failure(rank.gather("second").unwrap_err());
-            assert_in_time(begin);
-            assert!(matches!(failed.kind, FailureKind::Timeout { .. }), "{failed}");
-            assert_eq!((&failed.op[..], failed.seq, failed.rank), ("second", Some(1), rank.rank));
-            end(&rank.comm);
+    unless_stalled(|| {
+        on_mock(|mock| {
+            mock.configure("devices=3 in_progress=0");
+            let config = Config { op_deadline: DEADLINE, ..config() };
+            let all = Barrier::new(3);
+            run(mock, &config, |mut rank| {
+                rank.gather("first").unwrap();
+                all.wait();
+                mock.configure("in_progress=100000000");
+                let begin = Instant::now();
+                let failed = failure(rank.gather("second").unwrap_err());
+                assert_in_time(begin);
+                assert!(matches!(failed.kind, FailureKind::Timeout { .. }), "{failed}");
+                assert_eq!((&failed.op[..], failed.seq, failed.rank), ("second", Some(1), rank.rank));
+                end(&rank.comm);
+            });
+            mock.configure("in_progress=0");
+            assert_no_leaks(mock, "a timeout");
         });
-        mock.configure("in_progress=0");
-        assert_no_leaks(mock, "a timeout");
     });
 }
 
@@ -140,32 +143,34 @@ fn a_death_that_nccl_notices_names_the_op() {
 
 #[test]
 fn every_call_after_a_failure_names_the_first_cause() {
-    on_mock(|mock| {
-        mock.configure("devices=3 comm_error=1:2=3 in_progress=1");
-        run(mock, &config(), |mut rank| {
-            let mut part = rank.comm.split(Some(0), rank.rank as u32, &config(), LONG).unwrap().unwrap();
-            rank.gather("first").unwrap();
-            let second = rank.gather("second");
-            if rank.rank != 1 {
+    unless_stalled(|| {
+        on_mock(|mock| {
+            mock.configure("devices=3 comm_error=1:2=3 in_progress=1");
+            run(mock, &config(), |mut rank| {
+                let mut part = rank.comm.split(Some(0), rank.rank as u32, &config(), LONG).unwrap().unwrap();
+                rank.gather("first").unwrap();
+                let second = rank.gather("second");
+                if rank.rank != 1 {
+                    end(&part);
+                    return end(&rank.comm);
+                }
+                let first = failure(second.unwrap_err());
+                assert!(matches!(first.kind, FailureKind::PeerLost { .. }), "{first}");
+                let begin = Instant::now();
+                for turn in 0..1000 {
+                    let comm = if turn % 2 == 0 { &mut rank.comm } else { &mut part };
+                    let cause = poisoned(gather(comm, "later", &rank.memory, &rank.stream));
+                    assert_eq!(cause, first.to_string());
+                }
+                assert!(begin.elapsed() < Duration::from_secs(1), "1 ms each");
+                assert_eq!(poisoned(part.split(None, 0, &config(), LONG)), first.to_string());
+                assert_eq!(poisoned(part.async_error()), first.to_string());
                 end(&part);
-                return end(&rank.comm);
-            }
-            let first = failure(second.unwrap_err());
-            assert!(matches!(first.kind, FailureKind::PeerLost { .. }), "{first}");
-            let begin = Instant::now();
-            for turn in 0..1000 {
-                let comm = if turn % 2 == 0 { &mut rank.comm } else { &mut part };
-                let cause = poisoned(gather(comm, "later", &rank.memory, &rank.stream));
-                assert_eq!(cause, first.to_string());
-            }
-            assert!(begin.elapsed() < Duration::from_secs(1), "1 ms each");
-            assert_eq!(poisoned(part.split(None, 0, &config(), LONG)), first.to_string());
-            assert_eq!(poisoned(part.async_error()), first.to_string());
-            end(&part);
-            end(&rank.comm);
-            assert_eq!(poisoned(part.finalize(LONG)), first.to_string());
+                end(&rank.comm);
+                assert_eq!(poisoned(part.finalize(LONG)), first.to_string());
+            });
+            assert_no_leaks(mock, "a family");
         });
-        assert_no_leaks(mock, "a family");
     });
 }
 
@@ -209,17 +214,19 @@ fn a_finalisation_with_a_dead_rank_ends_at_its_deadline() {
 
 #[test]
 fn a_drop_with_work_in_flight_returns_at_once() {
-    on_mock(|mock| {
-        in_every_mode(mock, "die=1:1", |mode, mut rank| {
-            rank.gather("never").unwrap();
-            let Rank { comm, stream, memory, context, .. } = rank;
-            let begin = Instant::now();
-            drop(comm);
-            assert!(begin.elapsed() < Duration::from_secs(2), "{mode}: {:?}", begin.elapsed());
-            while !stream.is_done().unwrap() {
-                assert!(begin.elapsed() < LONG);
-            }
-            drop((memory, stream, context));
+    unless_stalled(|| {
+        on_mock(|mock| {
+            in_every_mode(mock, "die=1:1", |mode, mut rank| {
+                rank.gather("never").unwrap();
+                let Rank { comm, stream, memory, context, .. } = rank;
+                let begin = Instant::now();
+                drop(comm);
+                assert!(begin.elapsed() < Duration::from_secs(2), "{mode}: {:?}", begin.elapsed());
+                while !stream.is_done().unwrap() {
+                    assert!(begin.elapsed() < LONG);
+                }
+                drop((memory, stream, context));
+            });
         });
     });
 }

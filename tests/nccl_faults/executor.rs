@@ -13,6 +13,7 @@ use seqpar::strategy::{self, Options};
 use crate::mock::layers::kernels;
 use crate::mock::{MODES, Mock, on_mock};
 use crate::support::cases::Case;
+use crate::support::stalls::unless_stalled;
 use crate::support::worlds::worlds;
 use crate::support::{Rng, Tensors, assert_same_bits};
 use crate::world::{LONG, assert_no_leaks, failure};
@@ -83,30 +84,32 @@ fn fails(mock: &Mock, plans: &[Checked<Plan>], inputs: &Tensors, graph: bool, li
 
 #[test]
 fn a_silent_death_is_a_timeout_that_names_the_op() {
-    on_mock(|mock| {
-        let inputs = inputs();
-        for (nth, name) in STRATEGIES.iter().enumerate() {
-            let plans = plans(name, [7, 6]);
-            for graph in [false, true] {
-                reset(mock, "late", "");
-                run(&plans, &inputs, graph, NEVER).unwrap();
-                let operations = operations(mock);
-                assert!(operations >= 2, "{name}: two runs");
-                // The first and the last, of the first run and of the second.
-                for dead_from in [1, operations / 2, operations / 2 + 1, operations] {
-                    let mode = MODES[(nth + dead_from) % 4];
-                    reset(mock, mode, &format!("die=1:{dead_from}"));
-                    let at = format!("{name}, graph {graph}, operation {dead_from}, {mode}");
-                    let failed = fails(mock, &plans, &inputs, graph, SOON, &at);
-                    mock.assert_clean(&at);
-                    assert!(matches!(failed.kind, FailureKind::Timeout { .. }), "{at}: {failed}");
-                    assert!(!failed.op.is_empty(), "{at}: {failed}");
-                    // A graph is captured once; its operations keep their numbers.
-                    let seq = if graph { (dead_from - 1) % (operations / 2) } else { dead_from - 1 };
-                    assert_eq!(failed.seq, Some(seq as u64), "{at}: {failed}");
+    unless_stalled(|| {
+        on_mock(|mock| {
+            let inputs = inputs();
+            for (nth, name) in STRATEGIES.iter().enumerate() {
+                let plans = plans(name, [7, 6]);
+                for graph in [false, true] {
+                    reset(mock, "late", "");
+                    run(&plans, &inputs, graph, NEVER).unwrap();
+                    let operations = operations(mock);
+                    assert!(operations >= 2, "{name}: two runs");
+                    // The first and the last, of the first run and of the second.
+                    for dead_from in [1, operations / 2, operations / 2 + 1, operations] {
+                        let mode = MODES[(nth + dead_from) % 4];
+                        reset(mock, mode, &format!("die=1:{dead_from}"));
+                        let at = format!("{name}, graph {graph}, operation {dead_from}, {mode}");
+                        let failed = fails(mock, &plans, &inputs, graph, SOON, &at);
+                        mock.assert_clean(&at);
+                        assert!(matches!(failed.kind, FailureKind::Timeout { .. }), "{at}: {failed}");
+                        assert!(!failed.op.is_empty(), "{at}: {failed}");
+                        // A graph is captured once; its operations keep their numbers.
+                        let seq = if graph { (dead_from - 1) % (operations / 2) } else { dead_from - 1 };
+                        assert_eq!(failed.seq, Some(seq as u64), "{at}: {failed}");
+                    }
                 }
             }
-        }
+        });
     });
 }
 
@@ -138,19 +141,21 @@ fn a_death_that_nccl_notices_ends_all_ranks_at_once() {
 /// Rank 1 has the plan of another cut of the same tensors, which no check of one world has seen.
 #[test]
 fn ranks_with_other_plans_time_out_and_the_op_is_named() {
-    on_mock(|mock| {
-        let inputs = inputs();
-        for (name, mode) in STRATEGIES.into_iter().zip(MODES) {
-            reset(mock, mode, "");
-            let [mine, theirs] = [[7, 6], [6, 7]].map(|shares| plans(name, shares));
-            let mixed = [mine[0].clone(), theirs[1].clone()];
-            let failed = fails(mock, &mixed, &inputs, false, SOON, name);
-            assert!(matches!(failed.kind, FailureKind::Timeout { .. }), "{name}: {failed}");
-            assert!(!failed.op.is_empty() && failed.seq.is_some(), "{name}: {failed}");
-            let reports = mock.reports();
-            assert!(reports.iter().all(|report| report.starts_with("MISMATCH")), "{name}: {reports:?}");
-            assert!(!reports.is_empty(), "{name}: the mock has seen it");
-        }
+    unless_stalled(|| {
+        on_mock(|mock| {
+            let inputs = inputs();
+            for (name, mode) in STRATEGIES.into_iter().zip(MODES) {
+                reset(mock, mode, "");
+                let [mine, theirs] = [[7, 6], [6, 7]].map(|shares| plans(name, shares));
+                let mixed = [mine[0].clone(), theirs[1].clone()];
+                let failed = fails(mock, &mixed, &inputs, false, SOON, name);
+                assert!(matches!(failed.kind, FailureKind::Timeout { .. }), "{name}: {failed}");
+                assert!(!failed.op.is_empty() && failed.seq.is_some(), "{name}: {failed}");
+                let reports = mock.reports();
+                assert!(reports.iter().all(|report| report.starts_with("MISMATCH")), "{name}: {reports:?}");
+                assert!(!reports.is_empty(), "{name}: the mock has seen it");
+            }
+        });
     });
 }
 

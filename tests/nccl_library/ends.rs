@@ -1,5 +1,6 @@
 //! Finalize, abort and drop: once, from anywhere, in time, and with nobody inside.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use seqpar::error::FailureKind;
 
 use crate::fake::*;
 use crate::groups::{send_something, stream};
+use crate::stalls::unless_stalled;
 
 #[test]
 fn finalize_destroys_and_aborts_nothing() {
@@ -26,46 +28,80 @@ fn finalize_destroys_and_aborts_nothing() {
     fake.assert_lawful();
 }
 
+/// Who looks at the handle for a moment makes nobody believe that it lives.
 #[test]
-fn a_finalize_that_never_settles_is_a_timeout_and_aborts() {
+fn an_end_stays_an_end_while_others_look() {
     let fake = Fake::new();
     let communicator = fake.communicator();
-    fake.set("polls", -1);
-    let begin = Instant::now();
-    let failed = failure(communicator.finalize(Duration::from_millis(100)));
-    assert!(matches!(failed.kind, FailureKind::Timeout { .. }), "{failed}");
-    assert!(begin.elapsed() < SECOND, "{:?}", begin.elapsed());
-    assert_eq!((fake.count("ncclCommAbort"), fake.count("ncclCommDestroy")), (1, 0));
-    fake.assert_lawful();
+    let handle = communicator.abort_handle();
+    communicator.finalize(SECOND).unwrap();
+    let over = AtomicBool::new(false);
+    let stays = thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Acquire) {
+                    handle.abort("late").unwrap()
+                }
+            });
+        }
+        let begin = Instant::now();
+        let mut stays = true;
+        while stays && begin.elapsed() < SECOND {
+            stays = handle.has_ended();
+        }
+        over.store(true, Ordering::Release);
+        stays
+    });
+    assert!(stays);
+    handle.async_error().unwrap();
+}
+
+#[test]
+fn a_finalize_that_never_settles_is_a_timeout_and_aborts() {
+    unless_stalled(|| {
+        let fake = Fake::new();
+        let communicator = fake.communicator();
+        fake.set("polls", -1);
+        let begin = Instant::now();
+        let failed = failure(communicator.finalize(Duration::from_millis(100)));
+        assert!(matches!(failed.kind, FailureKind::Timeout { .. }), "{failed}");
+        assert!(begin.elapsed() < SECOND, "{:?}", begin.elapsed());
+        assert_eq!((fake.count("ncclCommAbort"), fake.count("ncclCommDestroy")), (1, 0));
+        fake.assert_lawful();
+    });
 }
 
 #[test]
 fn an_end_that_does_not_return_is_unrecoverable() {
-    for function in ["ncclCommFinalize", "ncclCommDestroy"] {
-        let fake = Fake::new();
-        let communicator = fake.communicator();
-        let handle = communicator.abort_handle();
-        fake.hang(function);
-        let begin = Instant::now();
-        let failed = kind(communicator.finalize(Duration::from_millis(100)));
-        assert!(matches!(failed, FailureKind::Unrecoverable { .. }), "{failed}");
-        assert!(begin.elapsed() < 2 * SECOND, "{:?}", begin.elapsed());
-        assert!(handle.unrecoverable().is_some());
-        fake.set("released", 1);
-    }
+    unless_stalled(|| {
+        for function in ["ncclCommFinalize", "ncclCommDestroy"] {
+            let fake = Fake::new();
+            let communicator = fake.communicator();
+            let handle = communicator.abort_handle();
+            fake.hang(function);
+            let begin = Instant::now();
+            let failed = kind(communicator.finalize(Duration::from_millis(100)));
+            assert!(matches!(failed, FailureKind::Unrecoverable { .. }), "{failed}");
+            assert!(begin.elapsed() < 2 * SECOND, "{:?}", begin.elapsed());
+            assert!(handle.unrecoverable().is_some());
+            fake.set("released", 1);
+        }
+    });
 }
 
 #[test]
 fn dropping_aborts_behind_the_back() {
-    let fake = Fake::new();
-    let mut communicator = fake.communicator();
-    fake.set("polls", -1);
-    assert!(send_something(&mut communicator, &stream(1)).is_err());
-    let begin = Instant::now();
-    drop(communicator);
-    assert!(begin.elapsed() < Duration::from_millis(250), "{:?}", begin.elapsed());
-    fake.wait_for("ncclCommAbort", 1);
-    fake.assert_lawful();
+    unless_stalled(|| {
+        let fake = Fake::new();
+        let mut communicator = fake.communicator();
+        fake.set("polls", -1);
+        assert!(send_something(&mut communicator, &stream(1)).is_err());
+        let begin = Instant::now();
+        drop(communicator);
+        assert!(begin.elapsed() < Duration::from_millis(250), "{:?}", begin.elapsed());
+        fake.wait_for("ncclCommAbort", 1);
+        fake.assert_lawful();
+    });
 }
 
 #[test]
@@ -90,100 +126,108 @@ fn an_op_in_flight_is_cut_off_by_a_drop_elsewhere_and_by_a_panic() {
 
 #[test]
 fn a_drop_whose_abort_never_returns_is_unrecoverable_after_the_reapers_deadline() {
-    assert_eq!(Config::default().reaper_deadline, Duration::from_secs(10));
-    let fake = Fake::new();
-    let mut communicator = fake.communicator();
-    let mut part = communicator.split(Some(0), 0, &config(), SECOND).unwrap().unwrap();
-    let handle = communicator.abort_handle();
-    fake.hang("ncclCommAbort");
-    let begin = Instant::now();
-    drop(communicator);
-    assert!(begin.elapsed() < Duration::from_millis(250), "{:?}", begin.elapsed());
-    assert_eq!(handle.unrecoverable(), None);
-    while handle.unrecoverable().is_none() {
-        assert!(begin.elapsed() < 2 * SECOND, "never marked");
-        thread::sleep(Duration::from_millis(5));
-    }
-    assert!(begin.elapsed() >= Duration::from_millis(300), "{:?}", begin.elapsed());
-    let failed = kind(send_something(&mut part, &stream(1)));
-    assert!(matches!(&failed, FailureKind::Poisoned { first_cause } if first_cause.contains("ncclCommAbort")));
-    fake.set("released", 1);
+    unless_stalled(|| {
+        assert_eq!(Config::default().reaper_deadline, Duration::from_secs(10));
+        let fake = Fake::new();
+        let mut communicator = fake.communicator();
+        let mut part = communicator.split(Some(0), 0, &config(), SECOND).unwrap().unwrap();
+        let handle = communicator.abort_handle();
+        fake.hang("ncclCommAbort");
+        let begin = Instant::now();
+        drop(communicator);
+        assert!(begin.elapsed() < Duration::from_millis(250), "{:?}", begin.elapsed());
+        assert_eq!(handle.unrecoverable(), None);
+        while handle.unrecoverable().is_none() {
+            assert!(begin.elapsed() < 2 * SECOND, "never marked");
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(begin.elapsed() >= Duration::from_millis(300), "{:?}", begin.elapsed());
+        let failed = kind(send_something(&mut part, &stream(1)));
+        assert!(matches!(&failed, FailureKind::Poisoned { first_cause } if first_cause.contains("ncclCommAbort")));
+        fake.set("released", 1);
+    });
 }
 
 #[test]
 fn an_abort_that_never_returns_is_unrecoverable() {
-    let fake = Fake::new();
-    let communicator = fake.communicator();
-    fake.hang("ncclCommAbort");
-    let begin = Instant::now();
-    let failed = kind(communicator.abort_handle().abort("a test"));
-    assert!(matches!(failed, FailureKind::Unrecoverable { .. }), "{failed}");
-    assert!((300..1300).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
-    // What NCCL used is still in use: nobody is told of an end, and nobody waits for it again.
-    let begin = Instant::now();
-    let again = kind(communicator.abort_handle().abort("a test"));
-    assert!(matches!(again, FailureKind::Unrecoverable { .. }), "{again}");
-    assert!(begin.elapsed() < Duration::from_millis(200), "{:?}", begin.elapsed());
-    fake.set("released", 1);
+    unless_stalled(|| {
+        let fake = Fake::new();
+        let communicator = fake.communicator();
+        fake.hang("ncclCommAbort");
+        let begin = Instant::now();
+        let failed = kind(communicator.abort_handle().abort("a test"));
+        assert!(matches!(failed, FailureKind::Unrecoverable { .. }), "{failed}");
+        assert!((300..1300).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
+        // What NCCL used is still in use: nobody is told of an end, and nobody waits for it again.
+        let begin = Instant::now();
+        let again = kind(communicator.abort_handle().abort("a test"));
+        assert!(matches!(again, FailureKind::Unrecoverable { .. }), "{again}");
+        assert!(begin.elapsed() < Duration::from_millis(200), "{:?}", begin.elapsed());
+        fake.set("released", 1);
+    });
 }
 
 #[test]
 fn an_abort_from_another_thread_frees_the_owner_and_happens_once() {
-    let fake = Fake::new();
-    let mut communicator = slow(&fake);
-    let handle = communicator.abort_handle();
-    fake.set("polls", -1);
-    let aborter = thread::spawn({
-        let handle = handle.clone();
-        move || {
-            thread::sleep(Duration::from_millis(100));
-            handle.abort("the watchdog: rank 3 is lost")
-        }
+    unless_stalled(|| {
+        let fake = Fake::new();
+        let mut communicator = patient(&fake, config().reaper_deadline);
+        let handle = communicator.abort_handle();
+        fake.set("polls", -1);
+        let aborter = thread::spawn({
+            let handle = handle.clone();
+            move || {
+                thread::sleep(Duration::from_millis(100));
+                handle.abort("the watchdog: rank 3 is lost")
+            }
+        });
+        let begin = Instant::now();
+        let failed = failure(send_something(&mut communicator, &stream(1)));
+        assert!(begin.elapsed() < SECOND, "{:?}", begin.elapsed());
+        assert!(matches!(&failed.kind, FailureKind::Aborted { by } if by.contains("watchdog")), "{failed}");
+        assert_eq!((failed.seq, failed.op.as_str()), (Some(0), "something"));
+        aborter.join().unwrap().unwrap();
+        handle.abort("again").unwrap();
+        communicator.abort_handle().abort("and again").unwrap();
+        let FailureKind::Poisoned { first_cause } = kind(communicator.async_error()) else { panic!() };
+        assert!(first_cause.contains("watchdog"), "{first_cause}");
+        drop(communicator);
+        thread::sleep(Duration::from_millis(20));
+        assert_eq!(fake.count("ncclCommAbort"), 1);
+        fake.assert_lawful();
     });
-    let begin = Instant::now();
-    let failed = failure(send_something(&mut communicator, &stream(1)));
-    assert!(begin.elapsed() < SECOND, "{:?}", begin.elapsed());
-    assert!(matches!(&failed.kind, FailureKind::Aborted { by } if by.contains("watchdog")), "{failed}");
-    assert_eq!((failed.seq, failed.op.as_str()), (Some(0), "something"));
-    aborter.join().unwrap().unwrap();
-    handle.abort("again").unwrap();
-    communicator.abort_handle().abort("and again").unwrap();
-    let FailureKind::Poisoned { first_cause } = kind(communicator.async_error()) else { panic!() };
-    assert!(first_cause.contains("watchdog"), "{first_cause}");
-    drop(communicator);
-    thread::sleep(Duration::from_millis(20));
-    assert_eq!(fake.count("ncclCommAbort"), 1);
-    fake.assert_lawful();
 }
 
-/// A communicator whose ops may take long.
-fn slow(fake: &Fake) -> Communicator {
+/// A communicator whose ops may take long, and its end.
+fn patient(fake: &Fake, reaper_deadline: Duration) -> Communicator {
     let id = fake.library.unique_id().unwrap();
-    let config = Config { op_deadline: 30 * SECOND, ..config() };
+    let config = Config { op_deadline: 30 * SECOND, reaper_deadline, ..config() };
     Communicator::new(&fake.library, &id, 1, 4, &config, SECOND).unwrap()
 }
 
 #[test]
 fn no_abort_while_a_thread_is_inside() {
-    let fake = Fake::new();
-    let mut communicator = slow(&fake);
-    let handle = communicator.abort_handle();
-    fake.hang("ncclGroupEnd");
-    let owner = thread::spawn(move || kind(send_something(&mut communicator, &stream(1))));
-    fake.wait_for("ncclGroupEnd", 1);
-    // A look does not wait for it.
-    handle.async_error().unwrap();
-    let begin = Instant::now();
-    let failed = kind(handle.abort("a test"));
-    assert!(matches!(&failed, FailureKind::Unrecoverable { what } if what.contains("a call of NCCL")), "{failed}");
-    assert!((300..1300).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
-    assert_eq!(fake.count("ncclCommAbort"), 0);
-    fake.set("released", 1);
-    let owners = owner.join().unwrap();
-    assert!(matches!(owners, FailureKind::Aborted { .. }), "{owners}");
-    // It is out now, and its drop aborts.
-    fake.wait_for("ncclCommAbort", 1);
-    fake.assert_lawful();
+    unless_stalled(|| {
+        let fake = Fake::new();
+        let mut communicator = patient(&fake, config().reaper_deadline);
+        let handle = communicator.abort_handle();
+        fake.hang("ncclGroupEnd");
+        let owner = thread::spawn(move || kind(send_something(&mut communicator, &stream(1))));
+        fake.wait_for("ncclGroupEnd", 1);
+        // A look does not wait for it.
+        handle.async_error().unwrap();
+        let begin = Instant::now();
+        let failed = kind(handle.abort("a test"));
+        assert!(matches!(&failed, FailureKind::Unrecoverable { what } if what.contains("a call of NCCL")), "{failed}");
+        assert!((300..1300).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
+        assert_eq!(fake.count("ncclCommAbort"), 0);
+        fake.set("released", 1);
+        let owners = owner.join().unwrap();
+        assert!(matches!(owners, FailureKind::Aborted { .. }), "{owners}");
+        // It is out now, and its drop aborts.
+        fake.wait_for("ncclCommAbort", 1);
+        fake.assert_lawful();
+    });
 }
 
 /// The owner goes in and out as fast as it can; aborts come at any time.
@@ -191,7 +235,7 @@ fn no_abort_while_a_thread_is_inside() {
 fn aborts_at_any_time_meet_nobody_inside() {
     let fake = Fake::new();
     for round in 0..200 {
-        let mut communicator = slow(&fake);
+        let mut communicator = patient(&fake, 30 * SECOND);
         let handle = communicator.abort_handle();
         fake.set("polls", round % 5);
         let owner = thread::spawn(move || {

@@ -11,4 +11,6 @@ mod library;
 mod poison;
 mod polling;
 mod registration;
+#[path = "../support/stalls.rs"]
+mod stalls;
 mod watched;

@@ -121,7 +121,7 @@ fn a_cycle_of_sends_outside_a_group_is_a_deadlock() {
             });
             let reports = mock.reports();
             assert!(reports[0].starts_with("DEADLOCK") && reports[1].contains("has other work"), "{mode}: {reports:?}");
-            assert!(begin.elapsed() < Duration::from_millis(900), "{mode}: no time is waited for");
+            assert!(begin.elapsed() < Duration::from_secs(10), "{mode}: time is waited for");
             mock.reset(mode, 0);
         }
     });
@@ -301,8 +301,13 @@ fn a_call_that_never_returns_holds_nobody_else_up() {
             while mock.calls().iter().all(|(name, count)| name != "ncclCommAbort" || *count < 2) {
                 assert!(Instant::now() < deadline);
             }
+            // Both are inside; one comes back, the other does not.
+            let stuck = || stuck.load(std::sync::atomic::Ordering::SeqCst);
+            while stuck() > 1 {
+                assert!(Instant::now() < deadline);
+            }
             std::thread::sleep(Duration::from_millis(20));
-            assert_eq!(stuck.load(std::sync::atomic::Ordering::SeqCst), 1);
+            assert_eq!(stuck(), 1);
             mock.configure("hang=nothing");
         });
     });

@@ -14,7 +14,7 @@ use seqpar::rendezvous::{
 use sha2::Sha256;
 
 use crate::allocations;
-use crate::guard::{guarded, guarded_for};
+use crate::guard::{LIMIT, guarded, guarded_for};
 use crate::ranks::{KEY, OTHER_KEY, Process, say, until_told};
 use crate::tcp::{key, soon};
 
@@ -24,7 +24,7 @@ fn seeds() -> u64 {
 
 /// Longer runs may take longer.
 fn limit() -> Duration {
-    Duration::from_secs(60).max(Duration::from_millis(100 * seeds()))
+    LIMIT.max(Duration::from_millis(100 * seeds()))
 }
 
 /// SplitMix64.

@@ -5,11 +5,13 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::stalls::unless_stalled;
+
 const INSIDE: &str = "SEQPAR_TEST_GUARDED";
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// Runs the test that the closure belongs to again, alone and in a process group of its own; fails
-/// if it takes longer than 60 s, or leaves a process behind.
+/// if it takes longer than [`LIMIT`], or leaves a process behind. Where the machine stalls it is tried again.
 pub fn guarded<F: FnOnce()>(body: F) {
     guarded_for(LIMIT, body);
 }
@@ -20,6 +22,10 @@ pub fn guarded_for<F: FnOnce()>(limit: Duration, body: F) {
     }
     let closure = std::any::type_name::<F>();
     let (_, test) = closure.trim_end_matches("::{{closure}}").split_once("::").unwrap();
+    unless_stalled(|| in_a_group(test, limit));
+}
+
+fn in_a_group(test: &str, limit: Duration) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")

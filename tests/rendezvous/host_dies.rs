@@ -43,7 +43,8 @@ fn a8_rank_0_dies_during_the_exchange_and_the_store_stays() {
 fn a8_the_host_of_the_store_is_stopped() {
     guarded(|| {
         let place = Place::Tcp(free_address());
-        let mut zero = Process::rank(&Rank { then: "id".into(), ..Rank::of(0, 3) }, &place);
+        // It does not give up by itself.
+        let mut zero = Process::rank(&Rank { then: "id".into(), deadline: 10 * D, ..Rank::of(0, 3) }, &place);
         let one = Process::rank(&Rank { deadline: 2 * D, ..Rank::of(1, 3) }, &place);
         std::thread::sleep(Duration::from_millis(500));
         // SAFETY: our own child.

@@ -1,7 +1,7 @@
 //! Ranks meet, or all learn why not: stores, hellos, launchers, and strangers at the door.
 //!
 //! Every test that starts threads or processes does so under a parent that ends their process
-//! group after 60 s and fails if a child is left ([`guard`]). Rank processes are this test binary
+//! group after three minutes and fails if a child is left ([`guard`]). Rank processes are this test binary
 //! again ([`ranks`]).
 #![cfg(unix)]
 #![allow(unreachable_pub)]
@@ -31,6 +31,8 @@ mod ranks;
 mod signals;
 #[cfg(feature = "nccl")]
 mod signed;
+#[path = "../support/stalls.rs"]
+mod stalls;
 mod stores;
 #[cfg(feature = "nccl")]
 mod strangers;

@@ -9,13 +9,15 @@ use seqpar::rendezvous::{Interface, Key, Store, TcpOptions, TcpStore};
 use crate::guard::guarded;
 use crate::places::free_address;
 use crate::ranks::{KEY, OTHER_KEY};
+use crate::stalls::unless_stalled;
 
 pub fn key() -> Key {
     Key::from_bytes(KEY.as_bytes()).unwrap()
 }
 
+/// A deadline of what succeeds, or is refused before it.
 pub fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(2)
+    Instant::now() + Duration::from_secs(10)
 }
 
 /// Rank 0's end and rank 1's.
@@ -47,26 +49,28 @@ fn it_listens_on_the_loopback_unless_told_otherwise() {
 
 #[test]
 fn an_address_of_any_kind_reaches_the_host() {
-    let serve = |address| TcpStore::serve(&key(), &TcpOptions { interface: address, ..TcpOptions::default() });
-    let reach = |address: &str| TcpStore::connect(address, 1, &key(), &TcpOptions::default(), soon());
-    let host = serve(Interface::Loopback).unwrap();
-    // The name may stand for ::1 as well, where nobody listens.
-    reach(&format!("localhost:{}", host.address().port())).unwrap();
-    match serve(Interface::Address(IpAddr::V6(Ipv6Addr::LOCALHOST))) {
-        Ok(host) => {
-            let port = host.address().port();
-            for address in [format!("[::1]:{port}"), format!("::1:{port}")] {
-                reach(&address).unwrap().set("a", b"b").unwrap();
+    unless_stalled(|| {
+        let serve = |address| TcpStore::serve(&key(), &TcpOptions { interface: address, ..TcpOptions::default() });
+        let reach = |address: &str| TcpStore::connect(address, 1, &key(), &TcpOptions::default(), soon());
+        let host = serve(Interface::Loopback).unwrap();
+        // The name may stand for ::1 as well, where nobody listens.
+        reach(&format!("localhost:{}", host.address().port())).unwrap();
+        match serve(Interface::Address(IpAddr::V6(Ipv6Addr::LOCALHOST))) {
+            Ok(host) => {
+                let port = host.address().port();
+                for address in [format!("[::1]:{port}"), format!("::1:{port}")] {
+                    reach(&address).unwrap().set("a", b"b").unwrap();
+                }
             }
+            Err(why) => println!("note: this machine has no IPv6: {why}"),
         }
-        Err(why) => println!("note: this machine has no IPv6: {why}"),
-    }
-    for none in ["", "host", "host:", ":1", "host:port", "host:70000"] {
-        let begin = Instant::now();
-        let error = reach(none).unwrap_err().to_string();
-        assert!(error.contains("is not host:port"), "{none}: {error}");
-        assert!(begin.elapsed() < Duration::from_secs(1), "{none}: it was waited for");
-    }
+        for none in ["", "host", "host:", ":1", "host:port", "host:70000"] {
+            let begin = Instant::now();
+            let error = reach(none).unwrap_err().to_string();
+            assert!(error.contains("is not host:port"), "{none}: {error}");
+            assert!(begin.elapsed() < Duration::from_secs(1), "{none}: it was waited for");
+        }
+    });
 }
 
 #[test]
@@ -78,62 +82,71 @@ fn an_address_that_is_taken_is_an_error() {
 
 #[test]
 fn another_key_is_refused_at_once() {
-    let (host, _) = pair();
-    let other = Key::from_bytes(OTHER_KEY.as_bytes()).unwrap();
-    let begin = Instant::now();
-    let error = TcpStore::connect(&host.address().to_string(), 3, &other, &TcpOptions::default(), soon()).unwrap_err();
-    assert_eq!(kind(error), (FailureKind::AuthRejected, 3, vec![0]));
-    assert!(begin.elapsed() < Duration::from_secs(1));
+    unless_stalled(|| {
+        let (host, _) = pair();
+        let other = Key::from_bytes(OTHER_KEY.as_bytes()).unwrap();
+        let begin = Instant::now();
+        let error =
+            TcpStore::connect(&host.address().to_string(), 3, &other, &TcpOptions::default(), soon()).unwrap_err();
+        assert_eq!(kind(error), (FailureKind::AuthRejected, 3, vec![0]));
+        assert!(begin.elapsed() < Duration::from_secs(1));
+    });
 }
 
 #[test]
 fn a_host_that_comes_late_is_waited_for_and_one_that_never_comes_is_named() {
-    let address = free_address();
-    std::thread::scope(|scope| {
-        let late = scope.spawn(|| {
-            std::thread::sleep(Duration::from_millis(300));
-            let port = address.rsplit_once(':').unwrap().1.parse().unwrap();
-            TcpStore::serve(&key(), &TcpOptions { port, ..TcpOptions::default() }).unwrap()
+    unless_stalled(|| {
+        let address = free_address();
+        std::thread::scope(|scope| {
+            let late = scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(300));
+                let port = address.rsplit_once(':').unwrap().1.parse().unwrap();
+                TcpStore::serve(&key(), &TcpOptions { port, ..TcpOptions::default() }).unwrap()
+            });
+            let client = TcpStore::connect(&address, 1, &key(), &TcpOptions::default(), soon()).unwrap();
+            client.set("a", b"").unwrap();
+            drop(late.join().unwrap());
         });
-        let client = TcpStore::connect(&address, 1, &key(), &TcpOptions::default(), soon()).unwrap();
-        client.set("a", b"").unwrap();
-        drop(late.join().unwrap());
+        for nobody in [free_address(), "no-such-host.invalid:1".into()] {
+            let begin = Instant::now();
+            let deadline = begin + Duration::from_millis(300);
+            let error = TcpStore::connect(&nobody, 2, &key(), &TcpOptions::default(), deadline).unwrap_err();
+            assert_eq!(kind(error), (FailureKind::RendezvousTimeout, 2, vec![0]));
+            assert!(begin.elapsed() < Duration::from_millis(800), "{:?}", begin.elapsed());
+        }
     });
-    for nobody in [free_address(), "no-such-host.invalid:1".into()] {
-        let begin = Instant::now();
-        let deadline = begin + Duration::from_millis(300);
-        let error = TcpStore::connect(&nobody, 2, &key(), &TcpOptions::default(), deadline).unwrap_err();
-        assert_eq!(kind(error), (FailureKind::RendezvousTimeout, 2, vec![0]));
-        assert!(begin.elapsed() < Duration::from_millis(800), "{:?}", begin.elapsed());
-    }
 }
 
 #[test]
 fn connections_have_a_limit_and_are_given_back() {
-    let options = TcpOptions { peers_max: 2, ..TcpOptions::default() };
-    let host = TcpStore::serve(&key(), &options).unwrap();
-    let connect = || TcpStore::connect(&host.address().to_string(), 1, &key(), &options, soon());
-    let (first, _second) = (connect().unwrap(), connect().unwrap());
-    let error = connect().unwrap_err().to_string();
-    assert!(error.contains("raise peers_max"), "{error}");
-    drop(first);
-    let until = Instant::now() + Duration::from_secs(2);
-    while connect().is_err() {
-        assert!(Instant::now() < until);
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    unless_stalled(|| {
+        let options = TcpOptions { peers_max: 2, ..TcpOptions::default() };
+        let host = TcpStore::serve(&key(), &options).unwrap();
+        let connect = || TcpStore::connect(&host.address().to_string(), 1, &key(), &options, soon());
+        let (first, _second) = (connect().unwrap(), connect().unwrap());
+        let error = connect().unwrap_err().to_string();
+        assert!(error.contains("raise peers_max"), "{error}");
+        drop(first);
+        let until = Instant::now() + Duration::from_secs(2);
+        while connect().is_err() {
+            assert!(Instant::now() < until);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
 }
 
 /// 8 may wait at the door at once; 100 that say nothing would keep it for 12 seconds.
 #[test]
 fn strangers_make_room_for_each_other() {
-    let host = TcpStore::serve(&key(), &TcpOptions { strangers_max: 8, ..TcpOptions::default() }).unwrap();
-    let begin = Instant::now();
-    let strangers: Vec<_> = (0..100).map(|_| TcpStream::connect(host.address()).unwrap()).collect();
-    let deadline = begin + Duration::from_secs(10);
-    TcpStore::connect(&host.address().to_string(), 1, &key(), &TcpOptions::default(), deadline).unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
-    drop(strangers);
+    unless_stalled(|| {
+        let host = TcpStore::serve(&key(), &TcpOptions { strangers_max: 8, ..TcpOptions::default() }).unwrap();
+        let begin = Instant::now();
+        let strangers: Vec<_> = (0..100).map(|_| TcpStream::connect(host.address()).unwrap()).collect();
+        let deadline = begin + Duration::from_secs(10);
+        TcpStore::connect(&host.address().to_string(), 1, &key(), &TcpOptions::default(), deadline).unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        drop(strangers);
+    });
 }
 
 #[test]
@@ -163,14 +176,16 @@ fn what_the_host_leaves_behind_is_nothing() {
 
 #[test]
 fn a_wait_ends_when_the_host_goes() {
-    let (host, client) = pair();
-    std::thread::scope(|scope| {
-        let waits = scope.spawn(|| client.wait("never", Instant::now() + Duration::from_secs(20)));
-        std::thread::sleep(Duration::from_millis(100));
-        let begin = Instant::now();
-        drop(host);
-        let (kind, _, culprits) = kind(waits.join().unwrap().unwrap_err());
-        assert!(matches!(kind, FailureKind::PeerLost { .. }) && culprits == [0], "{kind:?}");
-        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    unless_stalled(|| {
+        let (host, client) = pair();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| client.wait("never", Instant::now() + Duration::from_secs(20)));
+            std::thread::sleep(Duration::from_millis(100));
+            let begin = Instant::now();
+            drop(host);
+            let (kind, _, culprits) = kind(waits.join().unwrap().unwrap_err());
+            assert!(matches!(kind, FailureKind::PeerLost { .. }) && culprits == [0], "{kind:?}");
+            assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        });
     });
 }

@@ -2,9 +2,11 @@
 //! 360 px and 1920 px, light and dark. Where no Chromium is found the tests say that they
 //! skipped. Screenshots stay in `target/tmp/report-browser`.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
-use crate::chromium::Browser;
+use crate::chromium::{Browser, in_a_browser};
 use crate::records::{folder, kernel_row, large, record, report, row, seqpar, write};
 
 fn rows() -> Vec<Value> {
@@ -17,13 +19,16 @@ fn rows() -> Vec<Value> {
 #[test]
 fn the_page_works_narrow_and_wide_light_and_dark() {
     let folder = folder("browser");
-    let Some(mut browser) = Browser::start(&folder) else { return };
     let reports = vec![
         report("fastseq, 2 ranks", "measured", "project chunk 0", 10),
         report("fastseq, 2 ranks", "simulated", "project chunk 0", 9),
     ];
     write(&folder, "a.json", &record(rows(), reports));
     assert!(seqpar(&["report", "a.json", "-o", "a.html", "--title", "A page"], &folder).status.success());
+    in_a_browser(&folder, |browser| looks_right_at_every_width(browser, &folder));
+}
+
+fn looks_right_at_every_width(browser: &mut Browser, folder: &Path) {
     for (width, scheme) in [(360, "light"), (360, "dark"), (1920, "light"), (1920, "dark")] {
         browser.open(&folder.join("a.html"), width, scheme);
         browser.screenshot(&folder.join(format!("{width}-{scheme}.png")));
@@ -37,9 +42,9 @@ fn the_page_works_narrow_and_wide_light_and_dark() {
         assert_eq!(sections, json!(expected), "{what}");
         // A sweep, its last size, the prediction and the roofline.
         assert_eq!(browser.eval("document.querySelectorAll('.panel svg').length"), 4, "{what}");
-        looks_and_switches(&mut browser, scheme);
-        hover(&mut browser, &what);
-        zoom(&mut browser, &what);
+        looks_and_switches(browser, scheme);
+        hover(browser, &what);
+        zoom(browser, &what);
         assert_eq!(browser.complaints(), Vec::<&Value>::new(), "{what}");
     }
 }
@@ -120,16 +125,21 @@ fn zoom(browser: &mut Browser, what: &str) {
 #[test]
 fn many_spans_stay_fluid() {
     let folder = folder("browser-many");
-    let Some(mut browser) = Browser::start(&folder) else { return };
     write(&folder, "many.json", &record(vec![], vec![large(64, 2000)]));
     assert!(seqpar(&["report", "many.json", "-o", "many.html"], &folder).status.success());
-    browser.open(&folder.join("many.html"), 1400, "light");
-    // Zooms that are drawn at once instead of with the next frame.
+    in_a_browser(&folder, |browser| zooms_fluidly(browser, &folder.join("many.html")));
+}
+
+fn zooms_fluidly(browser: &mut Browser, page: &Path) {
+    browser.open(page, 1400, "light");
+    // Zooms that are drawn at once instead of with the next frame; the fastest, out and in again, since
+    // other work on the machine can only add time.
     let ms = browser.eval(
         "(() => { const frame = window.requestAnimationFrame; window.requestAnimationFrame = (draw) => { draw(); return 0; }; \
-         const begin = performance.now(); \
-         for (let i = 0; i < 50; i += 1) window.seqparTimeline.zoom(i % 2 ? 1.25 : 0.8); \
-         window.requestAnimationFrame = frame; return (performance.now() - begin) / 50; })()",
+         const pair = () => { const begin = performance.now(); \
+         window.seqparTimeline.zoom(0.8); window.seqparTimeline.zoom(1.25); return (performance.now() - begin) / 2; }; \
+         const fastest = Math.min(...Array.from({ length: 25 }, pair)); \
+         window.requestAnimationFrame = frame; return fastest; })()",
     );
     println!("128,000 spans: {ms} ms a frame");
     assert!(ms.as_f64().unwrap() < 100.0, "{ms} ms a frame");

@@ -2,16 +2,43 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use serde_json::{Value, json};
+
+/// What a test says when its browser is not there any more.
+const ENDED: &str = "the browser ended";
+
+/// The file of its error output.
+const COMPLAINTS: &str = "complaints";
+
+/// Runs `body` with a browser, if there is one; `folder` holds its profile. One that ends by itself is
+/// started again, three times at most: a page that ends its browser does so each time.
+pub(crate) fn in_a_browser(folder: &Path, body: impl Fn(&mut Browser)) {
+    for tried in 1.. {
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            if let Some(mut browser) = Browser::start(&folder.join(format!("browser-{tried}"))) {
+                body(&mut browser);
+            }
+        }));
+        match result {
+            Ok(()) => return,
+            Err(why) if tried < 3 && why.downcast_ref::<String>().is_some_and(|why| why.contains(ENDED)) => {
+                println!("note: tried again, since {ENDED}");
+            }
+            Err(why) => resume_unwind(why),
+        }
+    }
+}
 
 /// A browser with one page.
 pub(crate) struct Browser {
     child: Child,
     to: File,
     from: BufReader<File>,
+    folder: PathBuf,
     session: Value,
     last_id: u64,
     /// Everything that the page said unasked.
@@ -28,28 +55,29 @@ fn program() -> Option<PathBuf> {
 }
 
 impl Browser {
-    /// Starts one, if there is one; `folder` holds its profile.
-    pub(crate) fn start(folder: &Path) -> Option<Self> {
+    fn start(folder: &Path) -> Option<Self> {
         let Some(program) = program() else {
             println!(
                 "skipped: no Chromium found; install one (Debian: apt-get install chromium) or name it in CHROMIUM"
             );
             return None;
         };
+        std::fs::create_dir_all(folder).unwrap();
         let (into, out) = (folder.join("to-browser"), folder.join("from-browser"));
         assert!(Command::new("mkfifo").args([&into, &out]).status().unwrap().success());
         // Chromium reads file 3 and writes file 4. The limit ends a browser that hangs.
-        let script = "exec timeout 120 \"$0\" --headless --no-sandbox --disable-gpu --hide-scrollbars \
+        let script = "exec timeout 600 \"$0\" --headless --no-sandbox --disable-gpu --hide-scrollbars \
                       --user-data-dir=\"$3\" --remote-debugging-pipe 3<\"$1\" 4>\"$2\"";
         let child = Command::new("sh")
             .args(["-c", script])
             .args([&program, &into, &out, &folder.join("profile")])
-            .stderr(Stdio::null())
+            .stderr(File::create(folder.join(COMPLAINTS)).unwrap())
             .spawn()
             .unwrap();
         let to = OpenOptions::new().write(true).open(&into).unwrap();
         let from = BufReader::new(File::open(&out).unwrap());
-        let mut browser = Self { child, to, from, session: Value::Null, last_id: 0, events: Vec::new() };
+        let folder = folder.to_path_buf();
+        let mut browser = Self { child, to, from, folder, session: Value::Null, last_id: 0, events: Vec::new() };
         let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
         let attached =
             browser.call("Target.attachToTarget", json!({ "targetId": target["targetId"], "flatten": true }));
@@ -66,7 +94,7 @@ impl Browser {
         if !self.session.is_null() {
             message["sessionId"] = self.session.clone();
         }
-        self.to.write_all(format!("{message}\0").as_bytes()).unwrap();
+        self.to.write_all(format!("{message}\0").as_bytes()).unwrap_or_else(|why| self.ended(&why.to_string()));
         loop {
             let answer = self.read();
             if answer["id"] == self.last_id {
@@ -80,8 +108,16 @@ impl Browser {
     fn read(&mut self) -> Value {
         let mut message = Vec::new();
         self.from.read_until(0, &mut message).unwrap();
-        assert_eq!(message.pop(), Some(0), "the browser ended");
+        if message.pop() != Some(0) {
+            self.ended("no answer");
+        }
         serde_json::from_slice(&message).unwrap()
+    }
+
+    fn ended(&self, why: &str) -> ! {
+        let said = std::fs::read_to_string(self.folder.join(COMPLAINTS)).unwrap_or_default();
+        let last: Vec<&str> = said.lines().rev().take(5).collect();
+        panic!("{ENDED} ({why}): {last:#?}");
     }
 
     /// Opens a file in a window of that size, under that wish for light or dark.

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod cases;
+pub mod stalls;
 pub mod tensors;
 pub mod timing;
 pub mod worlds;

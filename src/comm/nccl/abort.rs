@@ -48,7 +48,7 @@ impl AbortHandle {
 
     /// True once its end has begun: by an abort, by finalize or by drop.
     pub fn has_ended(&self) -> bool {
-        matches!(self.member.handle.try_enter(), Ok(None))
+        !self.member.handle.is_live()
     }
 
     /// What does not return, once something of the family did not.

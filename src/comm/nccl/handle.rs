@@ -1,5 +1,6 @@
 //! A communicator's handle, and who may use it when.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,11 @@ const LOOK: Duration = Duration::from_micros(100);
 /// The handle, until somebody takes it to end the communicator. Who calls NCCL holds the lock
 /// meanwhile, so that **no thread is inside NCCL with a handle that was taken**.
 #[derive(Default)]
-pub(super) struct Handle(Mutex<State>);
+pub(super) struct Handle {
+    state: Mutex<State>,
+    /// As the state says, for those who only ask: that others hold the lock for a moment is no answer.
+    is_live: AtomicBool,
+}
 
 #[derive(Default)]
 enum State {
@@ -46,7 +51,14 @@ pub(super) enum Busy {
 
 impl Handle {
     pub(super) fn set(&self, comm: ncclComm_t) {
-        *self.lock() = State::Live(Raw(comm));
+        let mut state = self.lock();
+        *state = State::Live(Raw(comm));
+        self.is_live.store(true, Ordering::Release);
+    }
+
+    /// False before NCCL has given it, and once somebody has taken it.
+    pub(super) fn is_live(&self) -> bool {
+        self.is_live.load(Ordering::Acquire)
     }
 
     /// Who took it has ended it.
@@ -55,7 +67,7 @@ impl Handle {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// `None` once it was taken.
@@ -65,7 +77,7 @@ impl Handle {
 
     /// As `enter`, but does not wait for a thread that is inside: `Busy` then.
     pub(super) fn try_enter(&self) -> Result<Option<Inside<'_>>, Busy> {
-        match self.0.try_lock() {
+        match self.state.try_lock() {
             Ok(lock) => Ok(Inside::of(lock)),
             Err(TryLockError::Poisoned(e)) => Ok(Inside::of(e.into_inner())),
             Err(TryLockError::WouldBlock) => Err(Busy::Inside),
@@ -79,14 +91,17 @@ impl Handle {
         let begin = Instant::now();
         loop {
             let mut why = Busy::Inside;
-            let lock = match self.0.try_lock() {
+            let lock = match self.state.try_lock() {
                 Ok(lock) => Some(lock),
                 Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
                 Err(TryLockError::WouldBlock) => None,
             };
             if let Some(mut state) = lock {
                 match std::mem::replace(&mut *state, State::Taken) {
-                    State::Live(raw) => return Ok(Some(raw)),
+                    State::Live(raw) => {
+                        self.is_live.store(false, Ordering::Release);
+                        return Ok(Some(raw));
+                    }
                     State::Taken if hopeless() => return Err(Busy::Ending),
                     State::Taken => why = Busy::Ending,
                     over @ (State::Empty | State::Ended) => {

@@ -36,7 +36,7 @@ impl Member {
 
     /// Aborts behind the caller's back: for drops.
     pub(super) fn abort_behind(self: &Arc<Self>) {
-        if matches!(self.handle.try_enter(), Ok(None)) {
+        if !self.handle.is_live() {
             return;
         }
         let member = self.clone();

@@ -33,7 +33,7 @@ struct RankFaults {
 struct Options {
   uint64_t seed = 1;
   Mode mode = Mode::kLate;
-  double deadlock_s = 1;  // how long nothing may happen while other threads could do something
+  double deadlock_s = 30;  // how long nothing may happen while other threads could do something
   // Above 0: other processes may do what this one waits for, so that a wait goes on for so many
   // seconds before it counts as a deadlock.
   double processes_s = 0;
