@@ -1,8 +1,9 @@
 //! The first failure is the last thing that happens to a family.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use seqpar::comm::nccl::Communicator;
+use seqpar::comm::nccl::{Communicator, abort_all};
 use seqpar::error::FailureKind;
 
 use crate::fake::*;
@@ -66,6 +67,24 @@ fn after_any_failure_every_call_names_the_first_cause() {
             fake.assert_lawful();
         }
     });
+}
+
+#[test]
+fn listeners_are_told_once_before_anything_is_aborted() {
+    let fake = Arc::new(Fake::new());
+    let mut communicator = fake.communicator();
+    let part = communicator.split(Some(0), 0, &config(), SECOND).unwrap().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    for listener in 0..2 {
+        let (fake, told) = (fake.clone(), told.clone());
+        communicator.at_failure(move || told.lock().unwrap().push((listener, fake.count("ncclCommAbort"))));
+    }
+    abort_all(&[part.abort_handle(), communicator.abort_handle()], "a test").unwrap();
+    assert_eq!(fake.count("ncclCommAbort"), 2);
+    assert_eq!(*told.lock().unwrap(), [(0, 0), (1, 0)]);
+    assert!(matches!(kind(communicator.async_error()), FailureKind::Poisoned { .. }));
+    assert_eq!(told.lock().unwrap().len(), 2);
+    fake.assert_lawful();
 }
 
 #[test]
