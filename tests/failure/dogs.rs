@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use seqpar::comm::signature::{Part, Signature};
@@ -73,6 +74,15 @@ pub(crate) fn learn(watch: &Watch, within: Duration) -> (Failure, Duration) {
             return (failure(error), begin.elapsed());
         }
         assert!(begin.elapsed() < within, "nothing was said within {within:?}");
+        std::thread::sleep(ms(1));
+    }
+}
+
+/// Aborts run on threads of their own, which may come to it after the rank has learnt why.
+pub(crate) fn await_abort(aborted: &AtomicBool) {
+    let begin = Instant::now();
+    while !aborted.load(Ordering::Acquire) {
+        assert!(begin.elapsed() < ms(10_000), "not aborted");
         std::thread::sleep(ms(1));
     }
 }

@@ -12,7 +12,7 @@ use seqpar::error::{Error, Failure, FailureKind};
 use seqpar::plan::{CommKind, Plan};
 use seqpar::rendezvous::{MemoryStore, Store, VALUE_BYTES_MAX};
 
-use super::dogs::failure;
+use super::dogs::{await_abort, failure};
 use super::plans::{FIELDS, Step, differing, plan, steps};
 use super::stalls::unless_stalled;
 
@@ -331,7 +331,7 @@ fn unchecked(at: usize, field: &str, odd: usize, other: &[Step]) {
         assert!(failure.culprits.is_empty() || failure.culprits.contains(&odd), "{what}");
         assert!(*elapsed < DEADLINE + Duration::from_millis(600), "{what}: {elapsed:?}");
     }
-    assert!(aborts.iter().all(|aborted| aborted.load(Ordering::Acquire)), "op {at}, {field}: not aborted");
+    aborts.iter().for_each(|aborted| await_abort(aborted));
     let dumps: Vec<Dump> = ends.into_iter().map(|(_, dump, _)| dump).collect();
     let found = flight::compare(&dumps);
     let what = format!("op {at}, {field} on rank {odd}: {}", found.iter().map(|f| f.to_string()).collect::<String>());

@@ -8,7 +8,7 @@ use seqpar::comm::signature::Signature;
 use seqpar::comm::watchdog::{Options, Presence, Probe, Watch, Watchdog};
 use seqpar::error::{Error, Failure, FailureKind};
 
-use super::dogs::{begin, call, failure, learn, memory, ms, options, scratch, start, torn, with_probe};
+use super::dogs::{await_abort, begin, call, failure, learn, memory, ms, options, scratch, start, torn, with_probe};
 use super::stalls::unless_stalled;
 
 #[test]
@@ -342,7 +342,7 @@ fn a_flight_record_that_cannot_be_written_holds_no_failure_back() {
         assert!(matches!(failure.kind, FailureKind::Timeout { .. }), "{failure}");
         assert!(after < ms(2500), "{after:?}");
         drop(dog);
-        assert!(aborted.load(Ordering::Acquire));
+        await_abort(&aborted);
         drop(std::fs::OpenOptions::new().read(true).write(true).open(pipe).unwrap());
     });
 }
