@@ -85,14 +85,14 @@ impl RankThreads<'_> {
                 ready.ok_or_else(|| Error::Unsupported("a rank that ran before".into()))?;
             held.bind()?;
             let guard = Guard { failed: &failed, rank };
-            let mut family = None;
+            let mut handles = Vec::new();
             let inputs = Inputs { plans, lowered: &lowered[rank], tensors: inputs, times };
-            let result = self.run_rank((context, kernels), &id, rank, &inputs, &failed, &mut family);
+            let result = self.run_rank((context, kernels), &id, rank, &inputs, &failed, &mut handles);
             std::mem::forget(guard);
             if result.is_err() {
                 failed.by(rank);
-                // Aborted while the context is held: a drop would do it behind our back.
-                if let Some(Err(stuck)) = family.map(|nccl| abort_all(&nccl.abort_handles(), "its rank has failed")) {
+                // While the context is held; others may be at it, behind our back.
+                if let Err(stuck) = abort_all(&handles, "its rank has failed") {
                     log::error!("{stuck}");
                 }
             }
@@ -125,21 +125,24 @@ impl RankThreads<'_> {
         rank: usize,
         inputs: &Inputs<'_>,
         failed: &Arc<Failed>,
-        family: &mut Option<Nccl>,
+        handles: &mut Vec<AbortHandle>,
     ) -> Result<(Outputs, Report)> {
         let Inputs { plans, lowered, tensors, times } = *inputs;
         let world = Communicator::new(self.library, id, rank, plans.len(), self.config, self.deadline)?;
         let told = failed.clone();
         world.at_failure(move || told.by(rank));
-        let nccl = family.insert(Nccl::new(world));
-        failed.watch(nccl.abort_handles());
-        let transport = nccl.transport(plans, self.native_sums, self.config, self.deadline)?;
-        failed.watch(nccl.abort_handles());
+        let nccl = Nccl::new(world);
+        *handles = nccl.abort_handles();
+        failed.watch(handles);
+        let transport = nccl.transport(plans, self.native_sums, self.config, self.deadline);
+        *handles = nccl.abort_handles();
+        failed.watch(handles);
+        let transport = transport?;
         let (plan, options) = (plans[rank].clone(), self.options.clone());
         let prepared = prepare_rank_lowered(context, kernels, plan, lowered.clone(), transport, options)?;
         let done = run_local(&prepared, tensors, times)?;
         drop(prepared);
-        family.take().map_or(Ok(()), |nccl| nccl.finalize(self.deadline))?;
+        nccl.finalize(self.deadline)?;
         Ok(done)
     }
 }
@@ -198,8 +201,8 @@ impl Failed {
     }
 
     /// Has these aborted when a rank fails.
-    fn watch(&self, handles: Vec<AbortHandle>) {
-        self.state().handles.extend(handles);
+    fn watch(&self, handles: &[AbortHandle]) {
+        self.state().handles.extend_from_slice(handles);
         self.changed.notify_all();
     }
 
