@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use seqpar::comm::flight::{self, Dump};
-use seqpar::comm::nccl::{Communicator, Config, Library};
+use seqpar::comm::nccl::{Communicator, Config, Library, UniqueId};
 use seqpar::comm::signature::agree;
 use seqpar::comm::watchdog::{Options, Watchdog};
 use seqpar::cuda::{Context, DeviceMemory, Priority, Stream};
@@ -23,16 +23,19 @@ use seqpar::plan::{Checked, Plan, Role};
 use seqpar::rendezvous::{MemoryStore, Store};
 
 use mock::layers::{kernels, plans};
-use mock::on_mock;
+use mock::{Mock, on_mock};
 use support::cases::Case;
 use support::worlds::worlds;
 
 const RANKS: usize = 3;
 const DEADLINE: Duration = Duration::from_secs(20);
 
-fn world_plans() -> Vec<Checked<Plan>> {
+/// The plans of a world, the store that its ranks share, and its identity.
+fn world(mock: &Mock) -> (Vec<Checked<Plan>>, Arc<dyn Store>, UniqueId) {
+    mock.configure("sms=4 devices=4 host=thread");
     let world = worlds(RANKS).into_iter().find(|world| world.strategy.name() == "ulysses").unwrap();
-    plans(&Case::plain(Dtype::Bf16, 7, 2, 32), &world, RANKS)
+    let plans = plans(&Case::plain(Dtype::Bf16, 7, 2, 32), &world, RANKS);
+    (plans, Arc::new(MemoryStore::default()), Library::load(None).unwrap().unique_id().unwrap())
 }
 
 /// Prepares a rank under a watchdog, and has `body` run it.
@@ -40,7 +43,7 @@ fn watched<T>(
     rank: usize,
     plans: &[Checked<Plan>],
     store: &Arc<dyn Store>,
-    id: &seqpar::comm::nccl::UniqueId,
+    id: &UniqueId,
     body: impl FnOnce(&mut Bound<'_>, &Stream, Watchdog, &Nccl) -> T,
 ) -> T {
     let library = Library::load(None).unwrap();
@@ -78,10 +81,7 @@ fn between(error: Error) -> Failure {
 #[test]
 fn watched_runs_end_well_and_are_on_record() {
     on_mock(|mock| {
-        mock.configure("sms=4 devices=4 host=thread");
-        let plans = world_plans();
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let id = Library::load(None).unwrap().unique_id().unwrap();
+        let (plans, store, id) = world(mock);
         let dumps: Vec<Vec<Dump>> = mock.ranks(RANKS, |rank| {
             watched(rank, &plans, &store, &id, |bound, stream, watchdog, _| {
                 for _ in 0..3 {
@@ -131,10 +131,7 @@ fn first_communication(plan: &Plan) -> &str {
 #[test]
 fn an_op_ends_when_its_stream_has_passed_it() {
     on_mock(|mock| {
-        mock.configure("sms=4 devices=4 host=thread");
-        let plans = world_plans();
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let id = Library::load(None).unwrap().unique_id().unwrap();
+        let (plans, store, id) = world(mock);
         const RUNS: usize = 3;
         mock.ranks(RANKS, |rank| {
             watched(rank, &plans, &store, &id, |bound, stream, watchdog, _| {
@@ -157,10 +154,7 @@ fn an_op_ends_when_its_stream_has_passed_it() {
 #[test]
 fn a_rank_that_leaves_is_lost_by_name_where_nccl_says_nothing() {
     on_mock(|mock| {
-        mock.configure("sms=4 devices=4 host=thread");
-        let plans = world_plans();
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let id = Library::load(None).unwrap().unique_id().unwrap();
+        let (plans, store, id) = world(mock);
         let enqueued = AtomicUsize::new(0);
         let ends: Vec<Option<(Failure, Duration)>> = mock.ranks(RANKS, |rank| {
             watched(rank, &plans, &store, &id, |bound, stream, watchdog, _| {
@@ -204,10 +198,7 @@ fn a_rank_that_leaves_is_lost_by_name_where_nccl_says_nothing() {
 #[test]
 fn an_abort_from_elsewhere_names_the_op_at_which_the_streams_stood() {
     on_mock(|mock| {
-        mock.configure("sms=4 devices=4 host=thread");
-        let plans = world_plans();
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let id = Library::load(None).unwrap().unique_id().unwrap();
+        let (plans, store, id) = world(mock);
         let (all_have_run, is_over) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let ends: Vec<Option<Failure>> = mock.ranks(RANKS, |rank| {
             watched(rank, &plans, &store, &id, |bound, stream, watchdog, nccl| {
