@@ -1,6 +1,7 @@
 //! Finalize, abort and drop: once, from anywhere, in time, and with nobody inside.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -196,6 +197,39 @@ fn an_abort_from_another_thread_frees_the_owner_and_happens_once() {
         assert_eq!(fake.count("ncclCommAbort"), 1);
         fake.assert_lawful();
     });
+}
+
+#[test]
+fn a_finalize_that_an_abort_overtakes_returns_after_its_end() {
+    for first in ["ncclCommAbort", "ncclCommFinalize"] {
+        let fake = Fake::new();
+        let communicator = patient(&fake, 30 * SECOND);
+        let handle = communicator.abort_handle();
+        fake.set("polls", -1);
+        fake.hang("ncclCommAbort");
+        let (done, ended) = channel();
+        let abort = || handle.abort("a test").unwrap();
+        let finalize = move || done.send(kind(communicator.finalize(20 * SECOND))).unwrap();
+        thread::scope(|scope| {
+            if first == "ncclCommAbort" {
+                scope.spawn(abort);
+                fake.wait_for(first, 1);
+                scope.spawn(finalize);
+            } else {
+                scope.spawn(finalize);
+                fake.wait_for(first, 1);
+                scope.spawn(abort);
+                fake.wait_for("ncclCommAbort", 1);
+            }
+            let early = ended.recv_timeout(Duration::from_millis(100));
+            fake.set("released", 1);
+            assert_eq!(early.ok(), None, "told of an end that has not come");
+            let kind = ended.recv_timeout(20 * SECOND).unwrap();
+            assert!(matches!(kind, FailureKind::Aborted { .. } | FailureKind::Poisoned { .. }), "{kind}");
+        });
+        assert_eq!((fake.count("ncclCommAbort"), fake.count("ncclCommDestroy")), (1, 0));
+        fake.assert_lawful();
+    }
 }
 
 /// A communicator whose ops may take long, and its end.

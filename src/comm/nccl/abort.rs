@@ -15,15 +15,15 @@ pub struct AbortHandle {
 
 impl AbortHandle {
     /// Stops what is in flight and ends the communicator, once its own thread is outside NCCL. The
-    /// family is poisoned from the start: a call under way returns
+    /// family is poisoned from the start: a call under way, finalize too, is cut off with
     /// [`FailureKind::Aborted`]. Where an end has begun, waits for it; at most twice the reaper's
-    /// deadline in all.
+    /// deadline in all. Nothing happens after the end.
     ///
     /// # Errors
     /// [`FailureKind::Unrecoverable`]: NCCL does not return, from the call that its thread is in or
     /// from the abort. Only the end of the process helps then.
     pub fn abort(&self, by: &str) -> Result<()> {
-        if !self.has_ended() {
+        if !self.member.handle.is_over() {
             let fault = Fault::from(FailureKind::Aborted { by: by.into() });
             self.member.family.poison(&self.member.failure_at_last_op(fault));
         }

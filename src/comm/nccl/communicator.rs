@@ -167,13 +167,19 @@ impl Communicator {
     }
 
     /// Waits until what was issued is done, on all ranks, and ends the communicator; aborts it at
-    /// the deadline. All ranks call it.
+    /// the deadline, or where the family is poisoned. When this returns it has ended, by whomever,
+    /// unless something of the family is [`FailureKind::Unrecoverable`]. All ranks call it.
     ///
     /// # Errors
     /// [`FailureKind::Timeout`], what NCCL says, and [`FailureKind::Unrecoverable`] when neither
     /// this end nor the abort returns.
     pub fn finalize(self, deadline: Duration) -> Result<()> {
-        self.member.attempt("finalize", None, || self.member.finalize(deadline))
+        let ended = self.member.attempt("finalize", None, || self.member.finalize(deadline));
+        match ended {
+            // Who is told of an end may release what NCCL used, so the end that somebody began is waited for.
+            Err(error) if self.member.family.stuck().is_none() => Err(self.member.abort().err().unwrap_or(error)),
+            ended => ended,
+        }
     }
 }
 

@@ -16,6 +16,8 @@ pub(super) struct Handle {
     state: Mutex<State>,
     /// As the state says, for those who only ask: that others hold the lock for a moment is no answer.
     is_live: AtomicBool,
+    /// Likewise.
+    is_over: AtomicBool,
 }
 
 #[derive(Default)]
@@ -64,6 +66,12 @@ impl Handle {
     /// Who took it has ended it.
     pub(super) fn ended(&self) {
         *self.lock() = State::Ended;
+        self.is_over.store(true, Ordering::Release);
+    }
+
+    /// True once who took it has ended it.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
