@@ -58,12 +58,16 @@ pub struct Ask<'a> {
 }
 
 /// Predictions of all candidates that the problem and the ranks allow, fastest first. `build`
-/// makes the plans of one candidate.
+/// makes the plan of one rank of a candidate, for those that `alike` says stand for themselves.
 ///
 /// # Errors
 /// No candidate can do the problem (the first refusal says why), a plan that breaks the law, or a
 /// machine with too few ranks.
-pub fn explain(ask: &Ask, build: impl Fn(Strategy, &Mesh) -> Result<Vec<Plan>>) -> Result<Vec<Prediction>> {
+pub fn explain(
+    ask: &Ask,
+    alike: impl Fn(Strategy, &Mesh) -> Alike,
+    build: impl Fn(Strategy, &Mesh, usize) -> Result<Plan> + Sync,
+) -> Result<Vec<Prediction>> {
     let mut rows = Vec::new();
     let mut refusal = None;
     for strategy in Strategy::ALL {
@@ -71,14 +75,14 @@ pub fn explain(ask: &Ask, build: impl Fn(Strategy, &Mesh) -> Result<Vec<Plan>>) 
             continue;
         }
         let (ulysses, ring) = if strategy == Strategy::Usp { ask.degrees } else { (None, None) };
-        let plans = strategy
+        // What one rank can do of a problem, all can.
+        let allowed = strategy
             .mesh(ask.ranks, ulysses, ring, ask.heads.0, ask.heads.1)
-            .and_then(|mesh| Ok((mesh, build(strategy, &mesh)?)));
-        match plans {
-            Ok((mesh, plans)) => {
-                let of_rank = |rank: usize| Ok(plans[rank].clone());
-                let alike = Alike::none(plans.len());
-                rows.push(predict(ask.machine, ask.options, strategy, mesh, &alike, of_rank)?);
+            .and_then(|mesh| build(strategy, &mesh, 0).map(|_| mesh));
+        match allowed {
+            Ok(mesh) => {
+                let of_rank = |rank| build(strategy, &mesh, rank);
+                rows.push(predict(ask.machine, ask.options, strategy, mesh, &alike(strategy, &mesh), of_rank)?);
             }
             Err(error) => refusal = refusal.or(Some(error)),
         }

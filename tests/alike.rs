@@ -1,5 +1,6 @@
 //! Ranks that are alike: what is checked and simulated of one of them is what all do.
 
+use seqpar::dit::{Config, DitProblem, plan};
 use seqpar::dtype::Dtype;
 use seqpar::exec::sim::{Figures, SimMachine, SimOptions, World};
 use seqpar::kernel::spec::{Kernel, RopePairs};
@@ -7,7 +8,7 @@ use seqpar::mesh::Mesh;
 use seqpar::plan::lower::Gates;
 use seqpar::plan::{Alike, Checked, Direction, OpKind, Plan, Tag, check, check_ranks, check_world};
 use seqpar::shard::{IndexMap, Shard, Split, TextShard};
-use seqpar::strategy::{AttentionProblem, LayerProblem, Options, Strategy, alike, layer};
+use seqpar::strategy::{AttentionProblem, LayerProblem, Options, Strategy, alike, attention, layer};
 
 fn problem(shard: Shard, heads: usize) -> LayerProblem {
     LayerProblem {
@@ -117,24 +118,50 @@ fn essence(plan: &Checked<Plan>, named: impl Fn(u32) -> u32) -> String {
     text + &format!("\n{buffers:?}\n{:?}\n{:?}\n{:?}", plan.edges(), plan.memory(), plan.lowered(Gates::Flags))
 }
 
+/// Holds every rank's own plan to the law and to the plan of the rank that it is like; the number of
+/// ranks that are like another.
+fn hold_to_firsts(name: &str, alike: &Alike, plans: Vec<Plan>) -> usize {
+    let plans: Vec<Checked<Plan>> = plans.into_iter().map(|plan| check(plan).unwrap()).collect();
+    assert_eq!(plans.len(), alike.world(), "{name}");
+    let mut shared = 0;
+    for (rank, plan) in plans.iter().enumerate() {
+        let (first, names) = (alike.first(rank), alike.names(rank));
+        assert_eq!(names.of(first as u32), rank as u32, "{name}");
+        let mut all: Vec<u32> = (0..alike.world() as u32).map(|rank| names.of(rank)).collect();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..alike.world() as u32), "{name}: two ranks of one name");
+        if first != rank {
+            shared += 1;
+            let theirs = essence(&plans[first], |rank| names.of(rank));
+            assert_eq!(essence(plan, |rank| rank), theirs, "{name}, rank {rank} like {first}");
+        }
+    }
+    shared
+}
+
 #[test]
 fn ranks_that_are_alike_do_the_same_by_other_names() {
+    let shared: usize = cases().iter().map(|case| hold_to_firsts(&case.name, &case.alike(), case.plans())).sum();
+    assert!(shared > 900, "only {shared} ranks were like others");
+}
+
+#[test]
+fn so_do_they_in_an_attention_alone_and_in_a_whole_model() {
     let mut shared = 0;
     for case in cases() {
-        let alike = case.alike();
-        // Every rank's own plan obeys the law as well.
-        let plans: Vec<Checked<Plan>> = case.plans().into_iter().map(|plan| check(plan).unwrap()).collect();
-        for (rank, plan) in plans.iter().enumerate() {
-            let (first, names) = (alike.first(rank), alike.names(rank));
-            assert_eq!(names.of(first as u32), rank as u32, "{}", case.name);
-            let mut all: Vec<u32> = (0..alike.world() as u32).map(|rank| names.of(rank)).collect();
-            all.sort_unstable();
-            assert!(all.into_iter().eq(0..alike.world() as u32), "{}: two ranks of one name", case.name);
-            if first != rank {
-                shared += 1;
-                let theirs = essence(&plans[first], |rank| names.of(rank));
-                assert_eq!(essence(plan, |rank| rank), theirs, "{}, rank {rank} like {first}", case.name);
-            }
+        let Case { name, problem, strategy, mesh, options } = &case;
+        let plans = attention(&problem.attention, *strategy, mesh, options).unwrap();
+        shared += hold_to_firsts(&format!("attention, {name}"), &case.alike(), plans);
+    }
+    let config = Config { depth: 2, hidden: 48, heads: 6, mlp: 96, ..Config::small(2, 12) };
+    for strategy in Strategy::ALL {
+        for ranks in [2, 3, 6, 8] {
+            let Ok(mesh) = strategy.mesh(ranks, None, None, config.heads, config.heads) else { continue };
+            let image = Split::even(config.tokens(), ranks);
+            let problem = DitProblem { config: config.clone(), dtype: Dtype::F32, batch: 2, image };
+            let Ok(plans) = plan(&problem, strategy, &mesh, &Options::default()) else { continue };
+            let alike = alike(&problem.attention().unwrap(), strategy, &mesh);
+            shared += hold_to_firsts(&format!("model, {} over {ranks}", strategy.name()), &alike, plans);
         }
     }
     assert!(shared > 900, "only {shared} ranks were like others");

@@ -5,8 +5,9 @@ use seqpar::auto::{Ask, choose, crossover, explain, predict};
 use seqpar::dit::models::{Model, Sizes};
 use seqpar::dtype::Dtype;
 use seqpar::exec::sim::{SimMachine, SimOptions};
+use seqpar::mesh::Mesh;
 use seqpar::plan::Alike;
-use seqpar::strategy::{Options, Strategy, alike, layer, layer_rank};
+use seqpar::strategy::{Options, Strategy, alike, layer_rank};
 
 /// Seconds of one layer, ulysses with the best of a few head groups.
 fn layer_s(model: &Model, sizes: &Sizes, machine: &SimMachine, strategy: Strategy, ranks: usize) -> f64 {
@@ -72,8 +73,11 @@ fn the_fastest_lawful_candidate_is_chosen() {
         heads: (model.heads, model.kv_heads),
         degrees: (Some(2), Some(2)),
     };
-    let rows = explain(&ask, |strategy, mesh| layer(&problem, strategy, mesh, &Options::default())).unwrap();
+    let likes = |strategy, mesh: &Mesh| alike(&problem.attention, strategy, mesh);
+    let of_rank = |strategy, mesh: &Mesh, rank| layer_rank(&problem, strategy, mesh, &Options::default(), rank);
+    let rows = explain(&ask, likes, of_rank).unwrap();
     assert_eq!(rows.len(), 6);
+    assert_eq!(rows, explain(&ask, |_, mesh| Alike::none(mesh.world()), of_rank).unwrap());
     assert!(rows.windows(2).all(|pair| pair[0].seconds <= pair[1].seconds));
     let usp = rows.iter().find(|row| row.strategy == Strategy::Usp).unwrap();
     assert_eq!((usp.mesh.ulysses, usp.mesh.ring, usp.keeps_bits), (2, 2, false));
@@ -87,11 +91,17 @@ fn the_fastest_lawful_candidate_is_chosen() {
     assert_eq!(choose(&rows, true).unwrap(), &rows[0]);
     assert!(choose(std::slice::from_ref(usp), false).unwrap_err().to_string().contains("--allow-reorder"));
     // The law is asked of every candidate.
-    let broken = explain(&ask, |strategy, mesh| {
-        let mut plans = layer(&problem, strategy, mesh, &Options::default())?;
-        plans[1].ops.pop();
-        Ok(plans)
-    });
+    let broken = explain(
+        &ask,
+        |_, mesh| Alike::none(mesh.world()),
+        |strategy, mesh, rank| {
+            let mut plan = of_rank(strategy, mesh, rank)?;
+            if rank == 1 {
+                plan.ops.pop();
+            }
+            Ok(plan)
+        },
+    );
     assert!(matches!(broken, Err(Error::Law { .. })), "{broken:?}");
 }
 

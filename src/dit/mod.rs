@@ -8,5 +8,5 @@ mod plan;
 mod weights;
 
 pub use config::Config;
-pub use plan::{DitProblem, plan};
+pub use plan::{DitProblem, plan, plan_rank};
 pub use weights::{FileTensor, Weights};

@@ -43,25 +43,47 @@ pub struct DitProblem {
 /// # Errors
 /// Sizes, mesh or strategy that contradict each other.
 pub fn plan(problem: &DitProblem, strategy: Strategy, mesh: &Mesh, options: &Options) -> Result<Vec<Plan>> {
+    (0..mesh.world()).map(|rank| plan_rank(problem, strategy, mesh, options, rank)).collect()
+}
+
+/// [`plan`] for one rank.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_rank(
+    problem: &DitProblem,
+    strategy: Strategy,
+    mesh: &Mesh,
+    options: &Options,
+    rank: usize,
+) -> Result<Plan> {
     problem.config.validate()?;
-    let config = &problem.config;
-    let attention = AttentionProblem {
-        dtype: problem.dtype,
-        batch: problem.batch,
-        heads: config.heads,
-        kv_heads: config.heads,
-        head_dim: config.head_dim(),
-        shard: Shard::new(problem.image.clone(), TextShard::None)?,
-        key_mask: false,
-        key_len: false,
-    };
+    let attention = problem.attention()?;
     validate(&attention, strategy, mesh, options)?;
-    let rank_plan = |rank| {
-        let mut pass = Pass { cx: Context::new(&attention, *mesh, rank, *options), config, strategy };
-        pass.emit();
-        pass.cx.b.finish()
-    };
-    Ok((0..mesh.world()).map(rank_plan).collect())
+    let cx = Context::new(&attention, *mesh, rank, *options);
+    let mut pass = Pass { cx, config: &problem.config, strategy };
+    pass.emit();
+    Ok(pass.cx.b.finish())
+}
+
+impl DitProblem {
+    /// The attention of every block.
+    ///
+    /// # Errors
+    /// A cut that gives tokens twice or not at all.
+    pub fn attention(&self) -> Result<AttentionProblem> {
+        let Config { heads, .. } = self.config;
+        Ok(AttentionProblem {
+            dtype: self.dtype,
+            batch: self.batch,
+            heads,
+            kv_heads: heads,
+            head_dim: self.config.head_dim(),
+            shard: Shard::new(self.image.clone(), TextShard::None)?,
+            key_mask: false,
+            key_len: false,
+        })
+    }
 }
 
 struct Pass<'a> {

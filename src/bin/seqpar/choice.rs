@@ -16,29 +16,26 @@ use crate::table;
 
 /// Chooses for an attention.
 pub(crate) fn attention(problem: &AttentionProblem, args: &SpreadArgs, machine: &Machine) -> Result<(Strategy, Mesh)> {
-    pick(args, machine, (problem.heads, problem.kv_heads), |strategy, mesh| {
-        strategy::attention(problem, strategy, mesh, &Options::default())
+    pick(args, machine, problem, |strategy, mesh, rank| {
+        strategy::attention_rank(problem, strategy, mesh, &Options::default(), rank)
     })
 }
 
 /// Chooses for a layer.
 pub(crate) fn layer(problem: &LayerProblem, args: &SpreadArgs, machine: &Machine) -> Result<(Strategy, Mesh)> {
-    pick(args, machine, (problem.attention.heads, problem.attention.kv_heads), |strategy, mesh| {
-        strategy::layer(problem, strategy, mesh, &Options::default())
+    pick(args, machine, &problem.attention, |strategy, mesh, rank| {
+        strategy::layer_rank(problem, strategy, mesh, &Options::default(), rank)
     })
 }
 
-/// The fastest allowed strategy; says on stderr which and why.
+/// The fastest allowed strategy, of what has this attention; says on stderr which and why.
 pub(crate) fn pick(
     args: &SpreadArgs,
     machine: &Machine,
-    heads: (usize, usize),
-    build: impl Fn(Strategy, &Mesh) -> seqpar::Result<Vec<Plan>>,
+    problem: &AttentionProblem,
+    build: impl Fn(Strategy, &Mesh, usize) -> seqpar::Result<Plan> + Sync,
 ) -> Result<(Strategy, Mesh)> {
-    let machine = SimMachine::host(machine.clone());
-    let ask =
-        Ask { machine: &machine, options: SimOptions::default(), ranks: args.ranks, heads, degrees: (None, None) };
-    let rows = auto::explain(&ask, build)?;
+    let rows = predictions(args, machine, problem, (None, None), build)?;
     let chosen = auto::choose(&rows, args.allow_reorder)?;
     output::note(&format!(
         "auto: {}, predicted {} and {} sent a rank (`seqpar plan --explain` compares all)",
@@ -49,14 +46,26 @@ pub(crate) fn pick(
     Ok((chosen.strategy, chosen.mesh))
 }
 
+fn predictions(
+    args: &SpreadArgs,
+    machine: &Machine,
+    problem: &AttentionProblem,
+    degrees: (Option<usize>, Option<usize>),
+    build: impl Fn(Strategy, &Mesh, usize) -> seqpar::Result<Plan> + Sync,
+) -> Result<Vec<Prediction>> {
+    let machine = SimMachine::host(machine.clone());
+    let heads = (problem.heads, problem.kv_heads);
+    let ask = Ask { machine: &machine, options: SimOptions::default(), ranks: args.ranks, heads, degrees };
+    Ok(auto::explain(&ask, |strategy, mesh| strategy::alike(problem, strategy, mesh), build)?)
+}
+
 /// Prints the comparison of all strategies for a layer.
 pub(crate) fn explain(problem: &LayerProblem, args: &SpreadArgs, as_json: bool) -> Result<()> {
     let machine = run::machine(args);
-    let heads = (problem.attention.heads, problem.attention.kv_heads);
-    let simulated = SimMachine::host(machine.clone());
     let degrees = (args.ulysses, args.ring);
-    let ask = Ask { machine: &simulated, options: SimOptions::default(), ranks: args.ranks, heads, degrees };
-    let rows = auto::explain(&ask, |strategy, mesh| strategy::layer(problem, strategy, mesh, &Options::default()))?;
+    let rows = predictions(args, &machine, &problem.attention, degrees, |strategy, mesh, rank| {
+        strategy::layer_rank(problem, strategy, mesh, &Options::default(), rank)
+    })?;
     if as_json {
         let strategies: Vec<Value> = rows.iter().map(as_value).collect();
         return output::print(&json!({ "machine": machine.name, "strategies": strategies }).to_string());

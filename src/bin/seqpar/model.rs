@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use seqpar::dit::{self, Config, DitProblem, FileTensor, Weights, patch};
 use seqpar::dtype::Dtype;
+use seqpar::mesh::Mesh;
 use seqpar::shard::Split;
 use seqpar::strategy::Options;
 
@@ -92,9 +93,9 @@ impl Model {
         }
         let problem = self.problem(batch, ranks);
         Launch::new(args, heads, heads, |machine| {
-            choice::pick(&args.spread, machine, (heads, heads), |strategy, mesh| {
-                dit::plan(&problem, strategy, mesh, &Options::default())
-            })
+            let build =
+                |strategy, mesh: &Mesh, rank| dit::plan_rank(&problem, strategy, mesh, &Options::default(), rank);
+            choice::pick(&args.spread, machine, &problem.attention()?, build)
         })
     }
 
