@@ -42,6 +42,8 @@ struct Call {
     end: u64,
     /// Where messages are summed: senders that learn at the end when their message left.
     taken: Vec<(u32, u64)>,
+    /// When it is woken next, as far as it has asked.
+    alarm: Option<u64>,
 }
 
 struct Flight {
@@ -69,7 +71,8 @@ impl Ports {
     pub(super) fn enter(&mut self, lane: Lane, seat: Seat, comm: &Exchange, now: u64, queue: &mut Queue) {
         let me = lane.rank;
         let sums = comm.kind.reduces();
-        let fresh = Call { lane, sums, flights: Vec::new(), unstarted: 0, held: 0, end: now, taken: Vec::new() };
+        let fresh =
+            Call { lane, sums, flights: Vec::new(), unstarted: 0, held: 0, end: now, taken: Vec::new(), alarm: None };
         let call = match self.unused.pop() {
             Some(call) => {
                 self.calls[call as usize] = fresh;
@@ -137,7 +140,11 @@ impl Ports {
             let Some((at, _, index)) = first else { break };
             if at > now {
                 let lane = self.calls[call as usize].lane;
-                queue.push(self.woken(lane, at), lane, What::Wake { call });
+                let alarm = self.woken(lane, at);
+                // Who is woken twice would ask twice for the next time.
+                if self.calls[call as usize].alarm.replace(alarm) != Some(alarm) {
+                    queue.push(alarm, lane, What::Wake { call });
+                }
                 return;
             }
             let flight = self.calls[call as usize].flights.remove(index);
