@@ -314,6 +314,47 @@ fn aborts_do_not_wait_for_those_that_come_after() {
     });
 }
 
+/// Each rank has one of its communicators aborted from elsewhere, another one each; the ends of all of
+/// them hang together.
+#[test]
+fn a_finalize_ends_all_communicators_at_once() {
+    on_mock(|mock| {
+        mock.configure("sms=4 devices=4 host=thread");
+        let square = worlds(4).into_iter().find(|world| (world.mesh.ulysses, world.mesh.ring) == (2, 2)).unwrap();
+        let plans = plans(&Case::plain(Dtype::Bf16, 8, 4, 32), &square, 4);
+        let library = Library::load(None).unwrap();
+        let id = library.unique_id().unwrap();
+        mock.configure("abort=waits");
+        let ended = mock.ranks(4, |rank| {
+            let _held = Context::primary(rank as i32).unwrap();
+            let config = Config::default();
+            let nccl = Nccl::new(Communicator::new(&library, &id, rank, 4, &config, DEADLINE).unwrap());
+            nccl.transport(&plans, false, &config, DEADLINE).unwrap();
+            let handles = nccl.abort_handles();
+            assert_eq!(handles.len(), 3, "the world, a ulysses group, a ring");
+            let begin = Instant::now();
+            let failure = std::thread::scope(|scope| {
+                let handle = &handles[rank % 3];
+                let aborter = scope.spawn(|| handle.abort("a test"));
+                while !handle.has_ended() {
+                    std::thread::yield_now();
+                }
+                let failure = between(nccl.finalize(DEADLINE).unwrap_err());
+                aborter.join().unwrap().unwrap();
+                failure
+            });
+            assert!(begin.elapsed() < config.reaper_deadline, "{:?}", begin.elapsed());
+            failure.kind
+        });
+        for kind in ended {
+            assert!(matches!(kind, FailureKind::Aborted { .. } | FailureKind::Poisoned { .. }), "{kind}");
+        }
+        mock.assert_clean("ends");
+        mock.configure("reset abort=returns");
+        assert_eq!(mock.leaks(), Vec::<String>::new());
+    });
+}
+
 /// One of three ranks never runs; the others fail by their deadline, and from then on at once.
 #[test]
 fn after_a_failure_every_run_says_so_at_once() {

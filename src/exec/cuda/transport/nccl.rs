@@ -91,20 +91,29 @@ impl Nccl {
         Ok(Transport::Nccl(Agreed { nccl: self.clone(), agreement }))
     }
 
-    /// Ends the communicators, once all work is done, together with all other ranks.
+    /// Ends the communicators, once all work is done, together with all other ranks. When this returns
+    /// they have ended, unless the failure is [`crate::error::FailureKind::Unrecoverable`].
     ///
     /// # Errors
     /// A plan that still uses them, and what NCCL says.
     pub fn finalize(self, deadline: Duration) -> Result<()> {
+        let handles = self.abort_handles();
         let family = Arc::try_unwrap(self.family).map_err(|_| {
             Error::Unsupported("communicators that a prepared plan still uses: drop the plan before".into())
         })?;
         let mut family = family.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let healthy = family.members.iter().try_for_each(|(_, communicator)| communicator.async_error());
         // The parent last.
-        std::mem::take(&mut family.members)
-            .into_iter()
-            .rev()
-            .try_for_each(|(_, communicator)| communicator.finalize(deadline))
+        let mut members = std::mem::take(&mut family.members).into_iter().rev();
+        let finalize = |(_, communicator): (_, Communicator)| communicator.finalize(deadline);
+        let finalized = healthy.and_then(|()| members.try_for_each(finalize));
+        match finalized {
+            // All at once; and who is told of an end may release what NCCL used.
+            Err(error) if handles.iter().all(|handle| handle.unrecoverable().is_none()) => {
+                Err(abort_all(&handles, "its family has failed").err().unwrap_or(error))
+            }
+            finalized => finalized,
+        }
     }
 
     /// Has a watchdog watch all communicators that are there and not watched yet; call it again when
