@@ -138,6 +138,9 @@ impl R2 {
     /// Why not: root-mean-square error at most 1.5 times the one-rank run's, largest at most twice that
     /// run's plus one unit in the last place of the largest output.
     fn broken(&self) -> Option<String> {
+        if self.got.count == 0 {
+            return None;
+        }
         let digits = match self.dtype {
             Dtype::F32 => 23,
             Dtype::F16 => 10,
@@ -166,26 +169,37 @@ fn reordering_strategies_stay_within_r2_and_repeat_their_bits() {
             let problem = case.problem(case.cut(&mut rng, ranks, false));
             let plans = strategy::attention(&problem, strategy, &mesh, &random_options(&mut rng)).unwrap();
             let name = format!("{} {u}x{r} {case:?}", strategy.name());
-            let (mut r2, mut rows) = (R2::new(dtype), 0);
-            // The largest of few errors is luck: what seems broken has to stay so as they grow more.
-            while rows < 4000 || (r2.broken().is_some() && rows < 100_000) {
-                let inputs = case.attention_inputs(&mut rng);
-                let want = single(&case, &inputs);
-                let truth = attention_f64(&inputs, |b, j| case.keeps(&inputs, b, j));
-                let (got, _) = run(plans.clone(), &inputs, options(1));
-                r2.add(&got["out"], &want["out"], &truth.out);
-                if case.text > 0 {
-                    r2.add(&got["text_out"], &want["text_out"], &truth.text_out);
+            let mut is_first = true;
+            // Image and text, each over so many times (4000, 400) query rows.
+            let mut sample = |times: usize| {
+                let mut pools = [R2::new(dtype), R2::new(dtype)];
+                let (mut image, mut text) = (0, 0);
+                while image < times * 4000 || (case.text > 0 && text < times * 400) {
+                    let inputs = case.attention_inputs(&mut rng);
+                    let want = single(&case, &inputs);
+                    let truth = attention_f64(&inputs, |b, j| case.keeps(&inputs, b, j));
+                    let (got, _) = run(plans.clone(), &inputs, options(1));
+                    pools[0].add(&got["out"], &want["out"], &truth.out);
+                    if case.text > 0 {
+                        pools[1].add(&got["text_out"], &want["text_out"], &truth.text_out);
+                    }
+                    let (largest, _) = errors(&f64s(&got["lse"]), &truth.lse);
+                    assert!(largest < 1e-4, "{name}: lse off by {largest:e}");
+                    if std::mem::take(&mut is_first) {
+                        let (again, _) = run(plans.clone(), &inputs, options(2 * ranks));
+                        assert_same_bits(&format!("again, {name}"), &again, &got);
+                    }
+                    image += case.batch * case.heads * case.tokens;
+                    text += case.batch * case.heads * case.text;
                 }
-                let (largest, _) = errors(&f64s(&got["lse"]), &truth.lse);
-                assert!(largest < 1e-4, "{name}: lse off by {largest:e}");
-                if rows == 0 {
-                    let (again, _) = run(plans.clone(), &inputs, options(2 * ranks));
-                    assert_same_bits(&format!("again, {name}"), &again, &got);
-                }
-                rows += case.batch * case.heads * (case.tokens + case.text);
+                pools.map(|pool| pool.broken())
+            };
+            // The largest of few errors is luck: where it seems too large, a fresh and larger sample decides.
+            let broken = sample(1);
+            if broken != [None, None] {
+                eprintln!("{name}: {broken:?}, once more");
+                assert_eq!(sample(25), [None, None], "{name}");
             }
-            assert_eq!(r2.broken(), None, "{name}, {rows} rows");
         }
     }
 }

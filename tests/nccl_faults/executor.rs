@@ -216,9 +216,9 @@ fn an_abort_that_fails_is_still_an_error_that_names_the_op() {
         let (inputs, plans) = (inputs(), plans("ring", [7, 6]));
         reset(mock, "late", "");
         run(&plans, &inputs, false, NEVER).unwrap();
-        // In the second run: every rank has issued something, so there is an op to name.
-        let at = operations(mock) / 2 + 1;
-        for rank in 0..RANKS {
+        // In the second run every rank has issued something, so there is an op to name.
+        let second = operations(mock) / 2 + 1;
+        for (at, rank) in [2, second].into_iter().flat_map(|at| (0..RANKS).map(move |rank| (at, rank))) {
             reset(mock, "late", &format!("die=1:{at} death=remote fail=ncclCommAbort@{rank}:1=3"));
             let begin = Instant::now();
             let failed = failure(run(&plans, &inputs, false, NEVER).unwrap_err());
@@ -227,7 +227,7 @@ fn an_abort_that_fails_is_still_an_error_that_names_the_op() {
                 matches!(failed.kind, FailureKind::PeerLost { .. } | FailureKind::Unrecoverable { .. }),
                 "{failed}"
             );
-            assert!(!failed.op.is_empty(), "{failed}");
+            assert!(!failed.op.is_empty() || (at < second && failed.seq.is_none()), "{at}: {failed}");
         }
     });
 }
